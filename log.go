@@ -1,0 +1,155 @@
+package runnel
+
+import (
+	"iter"
+	"time"
+)
+
+// CreateOptions says what a new segment is. The zero value is an open, empty segment of type
+// application/octet-stream that is kept for ever.
+type CreateOptions struct {
+	// ContentType is kept as given. Empty means the source's for a fork, else application/octet-stream.
+	ContentType string
+	// TTL expires the segment when it is neither read nor written for so long. 0: never. A fork with
+	// neither TTL nor ExpiresAt inherits its source's.
+	TTL time.Duration
+	// HasTTL gives a TTL of 0 its own meaning: the segment expires at once.
+	HasTTL bool
+	// ExpiresAt expires the segment at a time. Zero: never. TTL and ExpiresAt exclude each other.
+	ExpiresAt time.Time
+	// Retention bounds the entries kept. A fork whose options leave it zero inherits its source's.
+	Retention Retention
+	// Closed creates the segment closed: Records are all it will ever hold.
+	Closed bool
+	// Records are the first entries, committed together with the creation.
+	Records []Record
+	// Fork makes the segment begin with entries of another one; nil for none.
+	Fork *ForkFrom
+}
+
+// ForkFrom says where a fork branches off.
+type ForkFrom struct {
+	// Source is the segment to fork. It must be of the same store.
+	Source Segment
+	// At is the last entry that is inherited whole. It counts only if Latest is false.
+	At Sequence
+	// Latest forks at the source's tail at the time of the commit.
+	Latest bool
+	// Sub reaches further than At: by so many entries if the source IsJSON, else by so many bytes of the
+	// payloads that follow, which may end inside an entry. It needs Latest to be false, or to be 0.
+	Sub uint64
+}
+
+// Created is the answer to a creation.
+type Created struct {
+	Info
+	// Existed says that the segment was there already, with the same configuration, and that nothing
+	// was written.
+	Existed bool
+}
+
+// AppendOptions are the conditions and effects of an append. The zero value appends to an open segment
+// of any content type without conditions.
+type AppendOptions struct {
+	// ContentType must be the segment's, by MediaType. Empty is not checked.
+	ContentType string
+	// Producer makes the append idempotent; nil for none.
+	Producer *Producer
+	// StreamSeq, if HasStreamSeq, must be bytewise greater than that of every append before it.
+	StreamSeq    string
+	HasStreamSeq bool
+	// Expect, if not nil, must be the segment's tail.
+	Expect *Sequence
+	// Close lets no entry follow this append, which may then have no records.
+	Close bool
+}
+
+// Producer identifies one write of an idempotent producer. Source: PROTOCOL.md, section 5.2.1.
+type Producer struct {
+	// ID names the producer over restarts. It is not empty and has at most MaxProducerBytes bytes.
+	ID string
+	// Epoch fences: a write of a higher one shuts out all lower ones. A new epoch starts at Seq 0.
+	Epoch uint64
+	// Seq numbers the writes of an epoch: 0, 1, 2 …
+	Seq uint64
+}
+
+// MaxProducerBytes is the longest producer id, in bytes.
+const MaxProducerBytes = 256
+
+// MaxProducerNumber is the largest epoch and the largest sequence of a producer. Source: PROTOCOL.md,
+// section 5.2.1 (the integers that JavaScript holds exactly).
+const MaxProducerNumber = 1<<53 - 1
+
+// MaxStreamSeqBytes is the longest writer sequence, in bytes.
+const MaxStreamSeqBytes = 256
+
+// Appended is the answer to an append. It is given only when everything it speaks of is durable.
+type Appended struct {
+	// First is the sequence of the first entry appended, 0 if there was none.
+	First Sequence
+	// Tail is the segment's last sequence after the append.
+	Tail Sequence
+	// Position is the position of the first entry, and Time that of all. Zero for a duplicate.
+	Position Position
+	Time     time.Time
+	// Duplicate says that the producer's write was there already, and nothing was written again.
+	Duplicate bool
+	// ProducerSeq is the highest sequence accepted in the producer's epoch.
+	ProducerSeq uint64
+	// Closed says that the segment is closed, by this append or before.
+	Closed bool
+}
+
+// Write is an append to one segment of a space, as part of a commit over several.
+type Write struct {
+	// Segment is the name inside the space.
+	Segment string
+	Options AppendOptions
+	Records []Record
+}
+
+// Batch is a run of entries of one segment that one append brought, in the form in which all readers
+// share it. It never changes and may be kept; what it returns must not be changed.
+type Batch interface {
+	// First and Last are the sequences of the first and the last entry.
+	First() Sequence
+	Last() Sequence
+	// Len is the number of entries, at least 1.
+	Len() int
+	// Payload returns the payload of entry i, counted from 0.
+	Payload(i int) []byte
+	// Payloads returns the payloads of all entries, one directly after the other.
+	Payloads() []byte
+	// Entry returns entry i, counted from 0.
+	Entry(i int) Entry
+}
+
+// View is a segment at one moment, and what it then held after a place.
+type View struct {
+	Info
+	// From is the place the view begins after.
+	From Sequence
+	// Batches yields the entries after From up to and including Info.Tail, in order and without a gap.
+	// It may be ranged over more than once, reads as it goes, and holds no more than a few batches in
+	// memory. It ends with an error if the data goes away underway: ErrNotFound after a deletion,
+	// ErrTrimmed when retention overtakes it.
+	Batches iter.Seq2[Batch, error]
+}
+
+// ListOptions choose the segments that a listing yields.
+type ListOptions struct {
+	// Prefix restricts the listing to paths that begin with it. Empty: all.
+	Prefix string
+	// After continues behind this path, which need not exist any more. Empty: from the start.
+	After string
+	// Limit is the most segments to yield. 0: no limit.
+	Limit int
+}
+
+// Event tells that a segment came into being or went away. Events are hints: they come after the fact,
+// and one who falls behind misses some.
+type Event struct {
+	Info    Info
+	Deleted bool
+}
