@@ -2,8 +2,12 @@ package runnel
 
 import (
 	"iter"
+	"math"
 	"time"
 )
+
+// Latest, as a place to read from, is wherever the tail is at that moment.
+const Latest Sequence = math.MaxUint64
 
 // CreateOptions says what a new segment is. The zero value is an open, empty segment of type
 // application/octet-stream that is kept for ever.

@@ -1,0 +1,2 @@
+// Package engine is the log: every rule of it, once.
+package engine
