@@ -1,0 +1,131 @@
+# Everything that is done to this repository is a target here, and continuous integration runs the same
+# ones. "make help" lists them.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+# FUZZTIME is how long each fuzz target runs, and FUZZ says which: a regular expression over their names.
+FUZZTIME ?= 5s
+FUZZ     ?= .
+# BENCH says which benchmarks run, and COUNT how often, so that benchstat has something to compare.
+BENCH ?= .
+COUNT ?= 10
+# TESTFLAGS is added to every go test, for example TESTFLAGS='-run Append -v'.
+TESTFLAGS ?=
+# CONFORMANCEFLAGS is added to the conformance runner, for example --subscriptions.
+CONFORMANCEFLAGS ?=
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI         := bin/golangci-lint-$(GOLANGCI_VERSION)
+NODE_MODULES     := test/conformance/node_modules/.package-lock.json test/clients/node_modules/.package-lock.json
+
+step = @printf '\n== %s (%s)\n' '$(1)' "$$(date +%H:%M:%S)"
+
+##@ Every day
+
+.PHONY: all
+all: fmt-check lint test ## Check the format, lint and test; the default
+
+.PHONY: build
+build: ## Build bin/runnel
+	$(call step,build)
+	go build -trimpath -o bin/runnel ./cmd/runnel
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## Rewrite the Go files in the project's format
+	$(GOLANGCI) fmt
+
+.PHONY: fmt-check
+fmt-check: $(GOLANGCI) ## Fail if a Go file is not in the project's format
+	$(call step,fmt-check)
+	$(GOLANGCI) fmt --diff
+
+.PHONY: lint
+lint: $(GOLANGCI) ## Lint, the direction of the imports included
+	$(call step,lint)
+	$(GOLANGCI) run
+
+.PHONY: test
+test: ## Run the Go tests
+	$(call step,test)
+	go test $(TESTFLAGS) ./...
+
+##@ In depth
+
+.PHONY: race
+race: ## Run the Go tests under the race detector
+	$(call step,race)
+	go test -race $(TESTFLAGS) ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	$(call step,fuzz)
+	go list -f '{{$$p := .ImportPath}}{{range .TestGoFiles}}{{$$p}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}' ./... | \
+	while read -r package file; do \
+		[ -n "$$file" ] || continue; \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | grep -E -- '$(FUZZ)' || true); do \
+			echo "-- $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$package" </dev/null; \
+		done; \
+	done
+
+.PHONY: conformance
+conformance: build test/conformance/node_modules/.package-lock.json ## Run the Durable Streams conformance suite on memory and Pebble
+	$(call step,conformance)
+	node test/conformance/run.mjs $(CONFORMANCEFLAGS)
+
+.PHONY: clients
+clients: build chromium test/clients/node_modules/.package-lock.json ## Test with the published JavaScript client and a browser
+	$(call step,clients)
+	cd test/clients && node --test restart.test.mjs browser.test.mjs
+
+.PHONY: cli
+cli: build ## Send a large file through the command line and compare what comes back
+	$(call step,cli)
+	node --test test/clients/cli.test.mjs
+
+.PHONY: bench
+bench: ## Run the benchmarks COUNT times, in the form that benchstat reads
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count '$(COUNT)' ./...
+
+.PHONY: ci
+ci: setup fmt-check lint test race fuzz conformance clients cli ## Install what the tests need and run all of them
+	$(call step,all of it passed)
+
+##@ Set up
+
+.PHONY: setup
+setup: $(GOLANGCI) $(NODE_MODULES) chromium ## Install what lint and the tests need, where it is missing
+	$(call step,setup)
+	go mod download
+
+$(GOLANGCI):
+	$(call step,golangci-lint $(GOLANGCI_VERSION))
+	GOBIN='$(CURDIR)/bin' go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv bin/golangci-lint $@
+
+test/%/node_modules/.package-lock.json: test/%/package.json test/%/package-lock.json
+	$(call step,npm ci in test/$*)
+	cd test/$* && npm ci
+	touch $@
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { \
+		printf '\n== chromium\n'; \
+		apt-get update; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; \
+	}
+
+.PHONY: clean
+clean: ## Remove what was built and installed here
+	rm -rf bin test/conformance/node_modules test/clients/node_modules
+
+.PHONY: help
+help: ## Show this text
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
