@@ -1,0 +1,202 @@
+package pebblestore
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// fence is the file system that Pebble works on. Reads pass. The first change that fails, and that
+// Pebble could not survive, sets the stop; from then on no change reaches the files, and no goroutine
+// that attempts one ever returns.
+//
+// Returning the error is not an option. When a log file cannot be closed or created Pebble panics
+// without the mutex that a deferred call then unlocks, which the runtime answers by ending the process;
+// when the manifest cannot be synced, a later edit may follow one that is not on disk.
+type fence struct {
+	vfs.FS
+	stop *stop
+
+	// armed is set once the database is open. Until then errors are Open's to return.
+	armed atomic.Bool
+
+	// changes is held shared by every change under way, and taken by drain.
+	changes sync.RWMutex
+
+	mu   sync.Mutex
+	lock io.Closer // the directory's; nil when it is not held
+}
+
+// drain waits for the changes under way. It must be called after the stop, so that no other follows.
+func (f *fence) drain() {
+	f.changes.Lock()
+	f.changes.Unlock() //nolint:staticcheck // an empty critical section is the point
+}
+
+// change runs op, which changes what name names, unless everything has stopped.
+func (f *fence) change(name, verb string, op func() error) error {
+	f.changes.RLock()
+	if f.stop.cause() == nil {
+		err := op()
+		if err == nil || !f.armed.Load() || survivable(name) {
+			f.changes.RUnlock()
+			return err
+		}
+		f.stop.set(fmt.Errorf("%s %s: %w", verb, name, err))
+	}
+	f.changes.RUnlock()
+	select {}
+}
+
+// survivable tells whether Pebble recovers from errors on a file: on tables, whose content it still
+// has elsewhere and which it writes again under another name.
+func survivable(name string) bool {
+	switch path.Ext(name) {
+	case ".sst", ".blob":
+		return true
+	}
+	return false
+}
+
+// create runs op, which makes or opens a file for writing.
+func (f *fence) create(name, verb string, op func() (vfs.File, error)) (vfs.File, error) {
+	var file vfs.File
+	err := f.change(name, verb, func() (err error) {
+		file, err = op()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &fencedFile{File: file, fence: f, name: name}, nil
+}
+
+func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.create(name, "create", func() (vfs.File, error) { return f.FS.Create(name, category) })
+}
+
+func (f *fence) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	return f.create(name, "open", func() (vfs.File, error) { return f.FS.OpenReadWrite(name, category, opts...) })
+}
+
+func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	return f.create(newname, "reuse", func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
+}
+
+// OpenDir wraps the directory because syncing it is a change.
+func (f *fence) OpenDir(name string) (vfs.File, error) {
+	file, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &fencedFile{File: file, fence: f, name: name}, nil
+}
+
+func (f *fence) Link(oldname, newname string) error {
+	return f.change(newname, "link", func() error { return f.FS.Link(oldname, newname) })
+}
+
+func (f *fence) Rename(oldname, newname string) error {
+	return f.change(newname, "rename", func() error { return f.FS.Rename(oldname, newname) })
+}
+
+func (f *fence) MkdirAll(dir string, perm os.FileMode) error {
+	return f.change(dir, "mkdir", func() error { return f.FS.MkdirAll(dir, perm) })
+}
+
+// Remove and RemoveAll never set the stop: a file that stays too long does no harm.
+
+func (f *fence) Remove(name string) error { return f.remove(name, f.FS.Remove) }
+
+func (f *fence) RemoveAll(name string) error { return f.remove(name, f.FS.RemoveAll) }
+
+func (f *fence) remove(name string, op func(string) error) (err error) {
+	_ = f.change(name, "remove", func() error {
+		err = op(name)
+		return nil
+	})
+	return err
+}
+
+// Lock keeps hold of the lock on the directory, so that it can be given up without Pebble.
+func (f *fence) Lock(name string) (io.Closer, error) {
+	c, err := f.FS.Lock(name)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lock = c
+	return closerFunc(f.unlock), nil
+}
+
+// unlock gives up the lock on the directory. Calling it again does nothing.
+func (f *fence) unlock() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lock == nil {
+		return nil
+	}
+	c := f.lock
+	f.lock = nil
+	return c.Close()
+}
+
+// Unwrap returns the file system below, as vfs.Root asks.
+func (f *fence) Unwrap() vfs.FS { return f.FS }
+
+type closerFunc func() error
+
+func (c closerFunc) Close() error { return c() }
+
+// fencedFile is a file that was opened to be changed. The methods that it inherits only read or advise.
+type fencedFile struct {
+	vfs.File
+	fence *fence
+	name  string
+}
+
+func (f *fencedFile) Write(p []byte) (n int, err error) {
+	err = f.fence.change(f.name, "write", func() (err error) {
+		n, err = f.File.Write(p)
+		return err
+	})
+	return n, err
+}
+
+func (f *fencedFile) WriteAt(p []byte, off int64) (n int, err error) {
+	err = f.fence.change(f.name, "write", func() (err error) {
+		n, err = f.File.WriteAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+func (f *fencedFile) Sync() error { return f.fence.change(f.name, "sync", f.File.Sync) }
+
+func (f *fencedFile) SyncData() error { return f.fence.change(f.name, "sync", f.File.SyncData) }
+
+func (f *fencedFile) SyncTo(length int64) (full bool, err error) {
+	err = f.fence.change(f.name, "sync", func() (err error) {
+		full, err = f.File.SyncTo(length)
+		return err
+	})
+	return full, err
+}
+
+// Stat is here although it only reads: on a log file that is about to be written over, Pebble ends the
+// process when it fails.
+func (f *fencedFile) Stat() (info vfs.FileInfo, err error) {
+	err = f.fence.change(f.name, "stat", func() (err error) {
+		info, err = f.File.Stat()
+		return err
+	})
+	return info, err
+}
+
+func (f *fencedFile) Close() error { return f.fence.change(f.name, "close", f.File.Close) }

@@ -1,0 +1,141 @@
+package pebblestore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/storage"
+)
+
+const (
+	// maxBatchBytes bounds a batch, and with it a value. Pebble itself takes 4 GiB. A batch is in memory
+	// twice while it commits, and one larger than half a memtable is flushed by itself; at this size that
+	// still fits a small server, and what is larger should have been split.
+	maxBatchBytes = 256 << 20
+
+	// flushDelay is how long a dropped range may wait in the memtable.
+	flushDelay = 10 * time.Second
+)
+
+// Driver is an open database. It is exclusive: the directory is locked while it is open.
+type Driver struct {
+	db       *pebble.DB
+	fence    *fence
+	stop     *stop
+	guards   guards
+	underway sync.WaitGroup // commits, those that their callers gave up on included
+}
+
+var _ storage.Driver = (*Driver)(nil)
+
+// Open opens the database in dir, made with its parents if need be, and recovers what was acknowledged
+// before a crash. It fails if another Driver, in this or another process, has the directory open.
+func Open(dir string, cfg Config) (*Driver, error) {
+	cfg = cfg.withDefaults()
+	stop := newStop(cfg.Logger)
+	opts := cfg.options(stop)
+	if opts.FS = cfg.FS; opts.FS == nil {
+		opts.WithFSDefaults()
+	}
+	fence := &fence{FS: opts.FS, stop: stop}
+	opts.FS = fence
+
+	db, err := open(dir, opts)
+	if err != nil {
+		// A flush that Pebble began may still be running. It must not meet whoever opens dir next.
+		stop.seal(err)
+		fence.drain()
+		_ = fence.unlock()
+		return nil, fmt.Errorf("pebblestore: open %s: %w", dir, err)
+	}
+	fence.armed.Store(true)
+	return &Driver{db: db, fence: fence, stop: stop}, nil
+}
+
+// open returns what Pebble reports through its logger as an error too.
+func open(dir string, opts *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case fatal:
+			db, err = nil, r
+		default:
+			panic(r)
+		}
+	}()
+	return pebble.Open(dir, opts)
+}
+
+// Limits returns the bounds of a batch, and that the database is exclusive to the process.
+func (d *Driver) Limits() storage.Limits {
+	return storage.Limits{MaxValueBytes: maxBatchBytes, MaxBatchBytes: maxBatchBytes, Exclusive: true}
+}
+
+// Close waits for commits under way, syncs the log and releases everything. After a failure it returns
+// an error that matches ErrFailed at once: it gives up the directory, which nothing will change any
+// more, and leaves what Pebble holds in memory behind.
+func (d *Driver) Close() error {
+	if d.stop.cause() == nil {
+		done := make(chan error, 1)
+		go func() {
+			defer d.recover()
+			d.underway.Wait()
+			done <- d.db.Close()
+		}()
+		select {
+		case err := <-done:
+			if err != nil {
+				return fmt.Errorf("pebblestore: close: %w", err)
+			}
+			return nil
+		case <-d.stop.ch:
+		}
+	}
+	d.fence.drain()
+	return errors.Join(d.failed(), d.fence.unlock())
+}
+
+// Metrics returns what Pebble measures. The caller owns the result. After a failure it may block.
+func (d *Driver) Metrics() *pebble.Metrics { return d.db.Metrics() }
+
+// DiskUsage returns the bytes that the database takes up on disk: tables, logs, and files that are
+// waiting to be removed. After a failure it may block.
+func (d *Driver) DiskUsage() uint64 { return d.db.Metrics().DiskSpaceUsage() }
+
+// Compact writes all data out to the last level, so that DiskUsage tells what it takes at rest. It is
+// for tests and measurements: a running database does this by itself, a little at a time.
+func (d *Driver) Compact(ctx context.Context) error {
+	end := bytes.Repeat([]byte{0xff}, storeLen+runnel.MaxSpaceBytes+1) // beyond every key
+	done := make(chan error, 1)
+	go func() {
+		defer d.recover()
+		done <- d.db.Compact(ctx, []byte{0}, end, true)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-d.stop.ch:
+		return d.failed()
+	}
+}
+
+// failed returns the error of every commit after the stop.
+func (d *Driver) failed() error {
+	return fmt.Errorf("pebblestore: %w: %w", storage.ErrFailed, d.stop.cause())
+}
+
+// recover stops the driver when Pebble panicked: whatever the reason, its locks cannot be trusted. It
+// must be deferred, on a goroutine that does nothing but call Pebble.
+func (d *Driver) recover() {
+	if r := recover(); r != nil {
+		d.stop.set(fmt.Errorf("panic: %v", r), "stack", string(debug.Stack()))
+	}
+}
