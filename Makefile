@@ -114,7 +114,7 @@ test/%/node_modules/.package-lock.json: test/%/package.json test/%/package-lock.
 
 .PHONY: chromium
 chromium:
-	@command -v chromium >/dev/null || { \
+	@[ -x "$${CHROMIUM:-/usr/bin/chromium}" ] || { \
 		printf '\n== chromium\n'; \
 		apt-get update; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; \
