@@ -155,6 +155,8 @@ type Fork struct {
 	At     runnel.Sequence
 	Latest bool
 	Sub    uint64
+	// OwnExpiry and OwnRetention say that the request named them, and did not leave them to the source.
+	OwnExpiry, OwnRetention bool
 	// Base is the last inherited entry, and BaseBytes the payload bytes through it.
 	Base      runnel.Sequence
 	BaseBytes uint64
@@ -212,6 +214,8 @@ func (f *Fork) append(dst []byte) []byte {
 	dst = appendUint(dst, 8, uint64(f.Base))
 	dst = appendUint(dst, 9, f.BaseBytes)
 	dst = appendUint(dst, 10, uint64(f.Earliest))
+	dst = appendFlag(dst, 12, f.OwnExpiry)
+	dst = appendFlag(dst, 13, f.OwnRetention)
 	for i := range f.Extents {
 		x := &f.Extents[i]
 		var m []byte
@@ -297,6 +301,10 @@ func (x *Fork) set(f field) {
 		x.BaseBytes = f.uint
 	case 10:
 		x.Earliest = runnel.Sequence(f.uint)
+	case 12:
+		x.OwnExpiry = f.uint != 0
+	case 13:
+		x.OwnRetention = f.uint != 0
 	case 11:
 		var e Extent
 		f.message(func(f field) {
@@ -323,6 +331,10 @@ type Mutable struct {
 	// Slack is added to the window when the segment is loaded: later accesses may have gone unwritten
 	// for so long.
 	Slack time.Duration
+	// Tail and Bytes are the segment's last sequence and its payload bytes when Earliest was set: the
+	// runs that would tell may be gone.
+	Tail  runnel.Sequence
+	Bytes uint64
 	// HasStreamSeq tells an empty StreamSeq from none.
 	HasStreamSeq bool
 	// StreamSeq is the writer sequence accepted last.
@@ -336,7 +348,9 @@ func (m *Mutable) Append(dst []byte) []byte {
 	dst = appendUint(dst, 2, uint64(m.Accessed))
 	dst = appendUint(dst, 3, uint64(m.Slack))
 	dst = appendFlag(dst, 4, m.HasStreamSeq)
-	return appendText(dst, 5, m.StreamSeq)
+	dst = appendText(dst, 5, m.StreamSeq)
+	dst = appendUint(dst, 6, uint64(m.Tail))
+	return appendUint(dst, 7, m.Bytes)
 }
 
 // DecodeMutable reads the row. The error matches ErrCorrupt.
@@ -354,6 +368,10 @@ func DecodeMutable(value []byte) (Mutable, error) {
 			m.HasStreamSeq = f.uint != 0
 		case 5:
 			m.StreamSeq = string(f.bytes)
+		case 6:
+			m.Tail = runnel.Sequence(f.uint)
+		case 7:
+			m.Bytes = f.uint
 		}
 	})
 	return m, err
@@ -396,6 +414,8 @@ func DecodeProducer(value []byte) (Producer, error) {
 // Reference is the row that a fork leaves in the partition of its source, under the source's id and a
 // key of its own: it keeps the source's data. It has the form of a [Descriptor].
 type Reference struct {
+	// Source is the name of the source in its space.
+	Source string
 	// Space and Segment name the fork.
 	Space, Segment string
 	// From is the place after which the fork may read the source's entries.
@@ -410,7 +430,8 @@ func (r *Reference) Append(dst []byte) []byte {
 	dst = appendText(dst, 1, r.Space)
 	dst = appendText(dst, 2, r.Segment)
 	dst = appendUint(dst, 3, uint64(r.From))
-	return appendUint(dst, 4, uint64(r.Created))
+	dst = appendUint(dst, 4, uint64(r.Created))
+	return appendText(dst, 5, r.Source)
 }
 
 // DecodeReference reads the row. The error matches ErrCorrupt.
@@ -426,6 +447,8 @@ func DecodeReference(value []byte) (Reference, error) {
 			r.From = runnel.Sequence(f.uint)
 		case 4:
 			r.Created = int64(f.uint)
+		case 5:
+			r.Source = string(f.bytes)
 		}
 	})
 	return r, err

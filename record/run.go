@@ -13,7 +13,7 @@
 //	uvarint     position of the first entry; the others follow without gaps
 //	uvarint     how far back the transaction began, only with the flag transaction (else 0)
 //	uvarint     time of the commit, microseconds since 1970
-//	uvarint     payload bytes of the segment before this run
+//	uvarint     payload bytes of the segment through the end of this run
 //	4 bytes     CRC-32C of the body and then the bytes above, little endian
 //	body:
 //	  uvarint…  length of each payload; only one, which holds for all, with the flag uniform
@@ -159,14 +159,14 @@ func (b *Body) AppendHeader(dst []byte, p *Place) []byte {
 		dst = binary.AppendUvarint(dst, uint64(p.Position-p.Transaction))
 	}
 	dst = binary.AppendUvarint(dst, uint64(p.Micros))
-	dst = binary.AppendUvarint(dst, p.BytesBefore)
+	dst = binary.AppendUvarint(dst, p.BytesBefore+b.PayloadBytes())
 	return binary.LittleEndian.AppendUint32(dst, crc32.Update(b.crc, castagnoli, dst[start:]))
 }
 
 // Run is a decoded run: entries of one segment with their places. It is not changed after it was made,
 // and may be shared.
 type Run struct {
-	Place
+	place    Place
 	count    int
 	uniform  int      // length of each payload, when ends is nil
 	ends     []uint32 // where each payload ends
@@ -176,7 +176,7 @@ type Run struct {
 
 // At gives the body its place. The run shares the body's bytes.
 func (b *Body) At(p *Place) *Run {
-	r := &Run{Place: *p, count: b.count, ends: b.ends, payload: b.bytes[b.payload:]}
+	r := &Run{place: *p, count: b.count, ends: b.ends, payload: b.bytes[b.payload:]}
 	if b.ends == nil {
 		r.uniform = len(r.payload) / b.count
 	}
@@ -201,7 +201,7 @@ func DecodeRun(last runnel.Sequence, value []byte) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Run{Place: h.Place, count: h.count}
+	r := &Run{place: h.Place, count: h.count}
 	body := d.rest
 	if len(body) < 4 {
 		return nil, corrupt("run %d ends in its header", last)
@@ -238,17 +238,20 @@ func DecodeRun(last runnel.Sequence, value []byte) (*Run, error) {
 		r.metadata = d.bytes()
 	}
 	r.payload = d.rest
-	if d.bad || total != uint64(len(r.payload)) {
+	if d.bad || total != uint64(len(r.payload)) || total > h.BytesThrough {
 		return nil, corrupt("run %d has %d bytes of payloads, want %d", last, len(r.payload), total)
 	}
+	r.place.BytesBefore = h.BytesThrough - total
 	return r, nil
 }
 
-// Head is what a run says of itself before its body.
+// Head is what a run says of itself before its body. BytesBefore of its place is not known.
 type Head struct {
 	Place
-	count int
-	flags byte
+	// BytesThrough counts the payload bytes of the segment through the end of the run.
+	BytesThrough uint64
+	count        int
+	flags        byte
 }
 
 // Len is the number of entries.
@@ -282,7 +285,7 @@ func decodeHeader(last runnel.Sequence, value []byte) (Head, decoder, error) {
 		h.Transaction -= runnel.Position(d.uvarint())
 	}
 	h.Micros = int64(d.uvarint())
-	h.BytesBefore = d.uvarint()
+	h.BytesThrough = d.uvarint()
 	if d.bad || count == 0 || count > uint64(last) || count > 1<<31 || h.Transaction > h.Position {
 		return h, d, corrupt("run %d has a broken header", last)
 	}
@@ -291,17 +294,23 @@ func decodeHeader(last runnel.Sequence, value []byte) (Head, decoder, error) {
 	return h, d, nil
 }
 
-// Len is the number of entries.
-func (r *Run) Len() int { return r.count }
+// Place is what the run's first entry was given by its commit.
+func (r *Run) Place() Place { return r.place }
+
+// First is the sequence of the first entry.
+func (r *Run) First() runnel.Sequence { return r.place.First }
 
 // Last is the sequence of the last entry.
-func (r *Run) Last() runnel.Sequence { return r.First + runnel.Sequence(r.count) - 1 }
+func (r *Run) Last() runnel.Sequence { return r.place.First + runnel.Sequence(r.count) - 1 }
+
+// Len is the number of entries.
+func (r *Run) Len() int { return r.count }
 
 // PayloadBytes is the sum of the payloads' lengths.
 func (r *Run) PayloadBytes() uint64 { return uint64(len(r.payload)) }
 
 // BytesThrough counts the payload bytes of the segment up to and including entry i of the run.
-func (r *Run) BytesThrough(i int) uint64 { return r.BytesBefore + uint64(r.end(i)) }
+func (r *Run) BytesThrough(i int) uint64 { return r.place.BytesBefore + uint64(r.end(i)) }
 
 // Payloads returns the payloads of all entries, one after the other. It must not be changed.
 func (r *Run) Payloads() []byte { return r.payload }
@@ -326,10 +335,10 @@ func (r *Run) end(i int) int {
 // Entry returns entry i, counted from 0. It shares the run's bytes.
 func (r *Run) Entry(i int) runnel.Entry {
 	return runnel.Entry{
-		Sequence:    r.First + runnel.Sequence(i),
-		Position:    r.Position + runnel.Position(i),
-		Transaction: r.Transaction,
-		Time:        r.Time(),
+		Sequence:    r.place.First + runnel.Sequence(i),
+		Position:    r.place.Position + runnel.Position(i),
+		Transaction: r.place.Transaction,
+		Time:        r.place.Time(),
 		Payload:     r.Payload(i),
 		Metadata:    metadataAt(r.metadata, i),
 	}
@@ -338,12 +347,12 @@ func (r *Run) Entry(i int) runnel.Entry {
 // After returns the part of the run that follows entry seq: the run itself, a part of it, or nil.
 func (r *Run) After(seq runnel.Sequence) *Run {
 	switch {
-	case seq < r.First:
+	case seq < r.place.First:
 		return r
 	case seq >= r.Last():
 		return nil
 	}
-	return r.slice(int(seq-r.First)+1, r.count)
+	return r.slice(int(seq-r.place.First)+1, r.count)
 }
 
 // Through returns the part of the run up to and including entry seq: the run itself, a part, or nil.
@@ -351,22 +360,22 @@ func (r *Run) Through(seq runnel.Sequence) *Run {
 	switch {
 	case seq >= r.Last():
 		return r
-	case seq < r.First:
+	case seq < r.place.First:
 		return nil
 	}
-	return r.slice(0, int(seq-r.First)+1)
+	return r.slice(0, int(seq-r.place.First)+1)
 }
 
 func (r *Run) slice(from, to int) *Run {
 	part := *r
-	part.First += runnel.Sequence(from)
-	part.Position += runnel.Position(from)
+	part.place.First += runnel.Sequence(from)
+	part.place.Position += runnel.Position(from)
 	part.count = to - from
 	start := 0
 	if from > 0 {
 		start = r.end(from - 1)
 	}
-	part.BytesBefore += uint64(start)
+	part.place.BytesBefore += uint64(start)
 	part.payload = r.payload[start:r.end(to-1)]
 	if r.ends != nil {
 		part.ends = make([]uint32, part.count)

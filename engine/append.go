@@ -1,0 +1,484 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
+)
+
+const (
+	// runBytes is how much payload a run holds before the next one begins: large enough that a key costs
+	// nothing, small enough that a reader who is sent one of them holds little memory.
+	runBytes = 128 << 10
+	// fragmentBytes is the largest value written, whatever the driver takes, so that one large entry does
+	// not take one large piece of every cache on its way.
+	fragmentBytes = 1 << 20
+	// rowBytes is what a row takes in a batch besides the bytes of its value.
+	rowBytes = 96
+)
+
+// Append adds records to the end of a segment, all of them or none, and returns when they are durable.
+//
+// It fails with runnel.ErrNotFound, ErrSoftDeleted, ErrClosed, ErrProducerFenced, ErrProducerGap,
+// ErrContentType, ErrTailMoved or ErrStreamSeq when the segment's state stands against it, looked at in
+// this order; ErrInvalid and ErrTooLarge whatever the state is; ErrUnknown when nobody can say whether
+// it happened, as after ctx ended while it was being committed. The records are not kept.
+func (e *Engine) Append(ctx context.Context, addr runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
+	a := [1]appending{{name: addr.Name, o: &o}}
+	if err := e.commit(ctx, addr.In(), a[:], records); err != nil {
+		return runnel.Appended{}, err
+	}
+	return a[0].result, nil
+}
+
+// Commit makes appends to several segments of a space, each under its own conditions, all of them or
+// none. It returns an answer for each write, in their order, or the error of the first write that was
+// refused; see Append. No segment may be named twice. If some writes are duplicates of their producers
+// and others are not, the commit is refused with runnel.ErrInvalid.
+func (e *Engine) Commit(ctx context.Context, space runnel.Space, writes ...runnel.Write) ([]runnel.Appended, error) {
+	as := make([]appending, len(writes))
+	for i := range writes {
+		as[i] = appending{name: writes[i].Segment, o: &writes[i].Options}
+		for j := range i {
+			if as[j].name == as[i].name {
+				return nil, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", as[i].name)}
+			}
+		}
+	}
+	records := func(i int) []runnel.Record { return writes[i].Records }
+	for i := range as {
+		if err := as[i].encode(e, records(i)); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.commitAll(ctx, space, as); err != nil {
+		return nil, err
+	}
+	results := make([]runnel.Appended, len(as))
+	for i := range as {
+		results[i] = as[i].result
+	}
+	return results, nil
+}
+
+// appending is one append on its way.
+type appending struct {
+	name   string
+	o      *runnel.AppendOptions
+	bodies []*record.Body
+	count  uint64
+	bytes  uint64
+	most   uint64 // the largest payload
+
+	seg       *segment
+	duplicate bool
+	result    runnel.Appended
+}
+
+func (e *Engine) commit(ctx context.Context, space runnel.Space, as []appending, records []runnel.Record) error {
+	if err := as[0].encode(e, records); err != nil {
+		return err
+	}
+	return e.commitAll(ctx, space, as)
+}
+
+// encode checks what does not depend on the segment, and builds the bodies of the runs.
+func (a *appending) encode(e *Engine, records []runnel.Record) error {
+	if len(records) == 0 && !a.o.Close {
+		return &runnel.InvalidError{What: "append", Rule: "needs at least one record, or to close the segment"}
+	}
+	if p := a.o.Producer; p != nil {
+		switch {
+		case p.ID == "":
+			return &runnel.InvalidError{What: "producer id", Rule: "must not be empty"}
+		case len(p.ID) > runnel.MaxProducerBytes:
+			return &runnel.TooLargeError{What: "producer id", Limit: runnel.MaxProducerBytes, Got: int64(len(p.ID))}
+		case p.Epoch > runnel.MaxProducerNumber || p.Seq > runnel.MaxProducerNumber:
+			return &runnel.InvalidError{What: "producer epoch and sequence", Rule: fmt.Sprintf("must be at most %d", uint64(runnel.MaxProducerNumber))}
+		}
+	}
+	if len(a.o.StreamSeq) > runnel.MaxStreamSeqBytes {
+		return &runnel.TooLargeError{What: "stream sequence", Limit: runnel.MaxStreamSeqBytes, Got: int64(len(a.o.StreamSeq))}
+	}
+	a.bodies, a.count, a.bytes, a.most = e.bodies(records)
+	return nil
+}
+
+// bodies packs records into the bodies of runs.
+func (e *Engine) bodies(records []runnel.Record) (bodies []*record.Body, count, bytes, most uint64) {
+	for len(records) > 0 {
+		n, size := 0, 0
+		for n < len(records) && (n == 0 || size+len(records[n].Payload) <= runBytes) {
+			length := len(records[n].Payload)
+			size += length
+			most = max(most, uint64(length))
+			n++
+		}
+		bodies = append(bodies, record.NewBody(records[:n]))
+		count += uint64(n)
+		bytes += uint64(size)
+		records = records[n:]
+	}
+	return bodies, count, bytes, most
+}
+
+// cost bounds what the bodies add to a batch.
+func (e *Engine) cost(bodies []*record.Body) (size, ops int) {
+	for _, b := range bodies {
+		n := len(b.Bytes())/e.fragment() + 1
+		size += len(b.Bytes()) + n*rowBytes
+		ops += n
+	}
+	return size, ops
+}
+
+// fragment is the largest value that the engine writes.
+func (e *Engine) fragment() int {
+	if most := e.limits.MaxValueBytes; most > 0 {
+		return min(most, fragmentBytes)
+	}
+	return fragmentBytes
+}
+
+func (e *Engine) commitAll(ctx context.Context, part runnel.Space, as []appending) error {
+	if len(as) == 0 {
+		return nil
+	}
+	size, ops := 0, 0
+	for i := range as {
+		if err := part.Segment(as[i].name).Validate(); err != nil {
+			return err
+		}
+		s, n := e.cost(as[i].bodies)
+		size += s + 8*rowBytes + len(as[i].o.StreamSeq)
+		ops += n + 4
+	}
+	for {
+		err := e.tryCommit(ctx, part, as, size, ops)
+		if !errors.Is(err, errRetry) {
+			return err
+		}
+	}
+}
+
+func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appending, size, ops int) error {
+	for i := range as {
+		seg, err := e.acquire(ctx, part.Segment(as[i].name))
+		if err != nil {
+			return err
+		}
+		defer seg.release()
+		as[i].seg = seg
+		if p := as[i].o.Producer; p != nil {
+			if err := seg.loadProducer(ctx, p.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
+		duplicates := 0
+		for i := range as {
+			a := &as[i]
+			if a.seg.stale.Load() {
+				return errRetry
+			}
+			if err := a.check(t); err != nil {
+				t.dependOn(a.seg)
+				return err
+			}
+			if a.duplicate {
+				duplicates++
+			}
+		}
+		if duplicates > 0 {
+			for i := range as {
+				t.dependOn(as[i].seg)
+			}
+			if duplicates < len(as) {
+				return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(as))}
+			}
+			return nil
+		}
+		transaction := t.sp.position + 1
+		for i := range as {
+			as[i].stage(t, transaction)
+		}
+		return nil
+	})
+}
+
+// check decides whether the staged state of the segment lets the append happen.
+func (a *appending) check(t *tx) error {
+	st, o := a.seg.staged, a.o
+	a.duplicate = false
+	addr := a.seg.addr()
+	if err := t.live(a.seg, addr); err != nil {
+		return err
+	}
+	var known *producer
+	if o.Producer != nil {
+		if known = st.inc.producers[o.Producer.ID]; known == nil && !st.inc.fresh {
+			return errRetry // the segment was created again since the producer was looked up
+		}
+	}
+	if st.desc.Closed {
+		return a.checkClosed(t, st, known)
+	}
+	if o.Producer != nil {
+		if err := a.checkProducer(t, st, known); err != nil || a.duplicate {
+			return err
+		}
+	}
+	if a.count > 0 && o.ContentType != "" && o.ContentType != st.desc.ContentType &&
+		runnel.MediaType(o.ContentType) != runnel.MediaType(st.desc.ContentType) {
+		return &runnel.ContentTypeError{Segment: addr, Have: st.desc.ContentType, Got: o.ContentType}
+	}
+	if o.Expect != nil && *o.Expect != st.tail {
+		return &runnel.TailMovedError{Segment: addr, Want: *o.Expect, Tail: st.tail}
+	}
+	if m := st.mutable; o.HasStreamSeq && m != nil && m.HasStreamSeq && o.StreamSeq <= m.StreamSeq {
+		return &runnel.StreamSeqError{Segment: addr, Last: m.StreamSeq, Got: o.StreamSeq}
+	}
+	if most := st.desc.Retention.Bytes; most > 0 && a.most > most {
+		return &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(most), Got: int64(a.most)}
+	}
+	if st.tail+runnel.Sequence(a.count) > runnel.MaxSequence-1 {
+		return &runnel.InvalidError{What: "append", Rule: fmt.Sprintf("would pass the last sequence, %d", runnel.MaxSequence-1)}
+	}
+	return nil
+}
+
+// checkClosed answers an append to a closed segment. Closing again is a success, and so is the repetition
+// of the very write that closed it. Source: PROTOCOL.md, sections 5.2 and 5.2.1.
+func (a *appending) checkClosed(t *tx, st *state, known *producer) error {
+	o := a.o
+	a.result = runnel.Appended{Tail: st.tail, Duplicate: true, Closed: true}
+	if p := o.Producer; p != nil {
+		if known != nil && known.exists && p.Epoch < known.Epoch {
+			return &runnel.ProducerFencedError{Producer: p.ID, Epoch: known.Epoch, Got: p.Epoch}
+		}
+		if by := st.desc.ClosedBy; by != nil && by.ID == p.ID && by.Epoch == p.Epoch && by.Seq == p.Seq {
+			a.duplicate = true
+			a.result.ProducerSeq = p.Seq
+			return nil
+		}
+	}
+	if o.Close && a.count == 0 && o.Producer == nil {
+		a.duplicate = true
+		return nil
+	}
+	return &runnel.ClosedError{Segment: a.seg.addr(), Tail: st.tail}
+}
+
+func (a *appending) checkProducer(t *tx, st *state, known *producer) error {
+	p := a.o.Producer
+	switch {
+	case known == nil || !known.exists:
+		if p.Seq != 0 {
+			return &runnel.ProducerGapError{Producer: p.ID, Expected: 0, Got: p.Seq}
+		}
+	case p.Epoch < known.Epoch:
+		return &runnel.ProducerFencedError{Producer: p.ID, Epoch: known.Epoch, Got: p.Epoch}
+	case p.Epoch > known.Epoch:
+		if p.Seq != 0 {
+			return &runnel.InvalidError{What: "producer", Rule: fmt.Sprintf("must start epoch %d at sequence 0, not %d; it is at epoch %d", p.Epoch, p.Seq, known.Epoch)}
+		}
+	case p.Seq <= known.Seq:
+		a.duplicate = true
+		a.result = runnel.Appended{Tail: st.tail, Duplicate: true, ProducerSeq: known.Seq}
+	case p.Seq > known.Seq+1:
+		return &runnel.ProducerGapError{Producer: p.ID, Expected: known.Seq + 1, Got: p.Seq}
+	}
+	return nil
+}
+
+// stage gives the append its place. It cannot fail.
+func (a *appending) stage(t *tx, transaction runnel.Position) {
+	seg, o := a.seg, a.o
+	a.result = runnel.Appended{}
+	if a.count > 0 {
+		first, position := t.append(seg, a.bodies, transaction)
+		a.result.First, a.result.Position = first, position
+		a.result.Time = time.UnixMicro(t.micros).UTC()
+	}
+	st := seg.staged
+	if o.HasStreamSeq {
+		next := *st
+		m := st.mutableCopy()
+		m.HasStreamSeq, m.StreamSeq = true, o.StreamSeq
+		next.mutable = &m
+		t.set(seg, &next)
+		t.put(mutableKey(st.inc.id), m.Append(nil))
+		st = seg.staged
+	}
+	if p := o.Producer; p != nil {
+		st.inc.note(p.ID, &producer{
+			Producer: record.Producer{Epoch: p.Epoch, Seq: p.Seq, Tail: st.tail},
+			exists:   true,
+			batch:    t.b,
+		})
+		row := record.Producer{Epoch: p.Epoch, Seq: p.Seq, Tail: st.tail}
+		t.put(producerKey(st.inc.id, p.ID), row.Append(nil))
+		a.result.ProducerSeq = p.Seq
+	}
+	if o.Close {
+		t.close(seg, o.Producer)
+	}
+	st.inc.renew(t.micros)
+	a.result.Tail, a.result.Closed = st.tail, o.Close
+}
+
+// append stages runs at the tail of a segment.
+func (t *tx) append(seg *segment, bodies []*record.Body, transaction runnel.Position) (runnel.Sequence, runnel.Position) {
+	st := seg.staged
+	count := uint64(0)
+	for _, b := range bodies {
+		count += uint64(b.Len())
+	}
+	place := record.Place{
+		First:       st.tail + 1,
+		Position:    t.take(count),
+		Transaction: transaction,
+		Micros:      t.micros,
+		BytesBefore: st.bytes,
+	}
+	first, position := place.First, place.Position
+	runs := make([]*record.Run, len(bodies))
+	for i, b := range bodies {
+		run := b.At(&place)
+		runs[i] = run
+		t.putRun(st.inc.id, run.Last(), b, &place)
+		place.First += runnel.Sequence(b.Len())
+		place.Position += runnel.Position(b.Len())
+		place.BytesBefore += b.PayloadBytes()
+	}
+	at := t.set(seg, &state{desc: st.desc, mutable: st.mutable, inc: st.inc, tail: place.First - 1, bytes: place.BytesBefore})
+	if at.runs == nil {
+		at.runs = runs
+	} else {
+		at.runs = append(at.runs, runs...)
+	}
+	t.change(record.Appended, st.inc.id, position, place.First-1, count)
+	return first, position
+}
+
+// putRun stages the value of a run, in fragments if it is larger than a value may be.
+func (t *tx) putRun(id uint64, last runnel.Sequence, b *record.Body, place *record.Place) {
+	const headerBytes = 64
+	header := b.AppendHeader(t.cut(headerBytes), place)
+	body := b.Bytes()
+	most := t.sp.e.fragment()
+	if len(header)+len(body) <= most {
+		t.b.Set(runKey(t.cut(17), id, last), header, body)
+		return
+	}
+	part := most - headerBytes
+	count := (len(header) + len(body) + part - 1) / part
+	for i := range count {
+		head := record.AppendFragment(t.cut(2*headerBytes), count)
+		room := part
+		if i == 0 {
+			head = append(head, header...)
+			room -= len(header)
+		}
+		room = min(room, len(body))
+		t.b.Set(fragmentKey(t.cut(19), id, last, i), head, body[:room])
+		body = body[room:]
+	}
+}
+
+// close stages that no entry follows.
+func (t *tx) close(seg *segment, by *runnel.Producer) {
+	st := seg.staged
+	desc := *st.desc
+	desc.Closed = true
+	if by != nil {
+		desc.ClosedBy = &record.ProducerWrite{ID: by.ID, Epoch: by.Epoch, Seq: by.Seq}
+	}
+	t.describe(seg, &desc)
+	t.change(record.Closed, desc.ID, t.take(1), st.tail, 0)
+}
+
+// describe stages another descriptor of a living segment.
+func (t *tx) describe(seg *segment, desc *record.Descriptor) {
+	next := *seg.staged
+	next.desc = desc
+	t.set(seg, &next)
+	t.put(descriptorKey(seg.name), desc.Append(nil))
+}
+
+func (st *state) mutableCopy() record.Mutable {
+	if st.mutable == nil {
+		return record.Mutable{}
+	}
+	return *st.mutable
+}
+
+// producer is how far an idempotent producer has come, as staged.
+type producer struct {
+	record.Producer
+	exists bool   // false: storage was asked, and knows none
+	batch  *batch // the one that carries the write, nil if it was loaded
+}
+
+// maxProducers is how many producers of a segment are kept in memory.
+const maxProducers = 4096
+
+// note keeps a producer's staged state in memory. It is called with sp.mu held.
+func (inc *incarnation) note(id string, p *producer) {
+	if inc.producers == nil {
+		inc.producers = make(map[string]*producer)
+	}
+	if len(inc.producers) >= maxProducers && inc.producers[id] == nil {
+		for id, p := range inc.producers {
+			if p.batch == nil || p.batch.finished() {
+				delete(inc.producers, id)
+				inc.fresh = false
+			}
+		}
+	}
+	inc.producers[id] = p
+}
+
+func (b *batch) finished() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// loadProducer brings a producer's state into memory, if storage may hold one.
+func (seg *segment) loadProducer(ctx context.Context, id string) error {
+	sp := seg.sp
+	sp.mu.Lock()
+	inc := seg.staged.inc
+	known := inc == nil || inc.fresh || inc.producers[id] != nil
+	sp.mu.Unlock()
+	if known {
+		return nil
+	}
+	p := &producer{}
+	value, err := sp.e.driver.Get(ctx, sp.part, producerKey(inc.id, id))
+	switch {
+	case err == nil:
+		if p.Producer, err = record.DecodeProducer(value); err != nil {
+			return err
+		}
+		p.exists = true
+	case !errors.Is(err, storage.ErrKeyNotFound):
+		return storageError(err)
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if inc.producers[id] == nil {
+		inc.note(id, p)
+	}
+	return nil
+}

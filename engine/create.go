@@ -1,0 +1,222 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+)
+
+// DefaultContentType is what a segment has that was created without one.
+const DefaultContentType = "application/octet-stream"
+
+// maxContentTypeBytes bounds what is kept with every segment.
+const maxContentTypeBytes = 256
+
+// Create makes a segment, with its first entries, or finds that one of the same configuration is there
+// already and changes nothing. It returns when what it speaks of is durable.
+//
+// It fails with runnel.ErrExists when the name has another configuration, ErrSoftDeleted when forks hold
+// it back, and with ErrInvalid, ErrTooLarge or ErrUnknown as Append does. For a fork it also fails with
+// ErrNotFound or ErrSoftDeleted of the source, ErrContentType when the type is not the source's,
+// ErrTrimmed when the source no longer has what would be inherited, and ErrBeyondTail when it does not
+// have it yet. The records are not kept.
+func (e *Engine) Create(ctx context.Context, addr runnel.Segment, o runnel.CreateOptions) (runnel.Created, error) {
+	if err := addr.Validate(); err != nil {
+		return runnel.Created{}, err
+	}
+	if err := checkCreate(&o); err != nil {
+		return runnel.Created{}, err
+	}
+	if o.Fork != nil {
+		return e.createFork(ctx, addr, &o)
+	}
+	return e.create(ctx, addr, &o, nil)
+}
+
+func checkCreate(o *runnel.CreateOptions) error {
+	if len(o.ContentType) > maxContentTypeBytes {
+		return &runnel.TooLargeError{What: "content type", Limit: maxContentTypeBytes, Got: int64(len(o.ContentType))}
+	}
+	if o.TTL < 0 {
+		return &runnel.InvalidError{What: "ttl", Rule: "must not be negative"}
+	}
+	if (o.TTL > 0 || o.HasTTL) && !o.ExpiresAt.IsZero() {
+		return &runnel.InvalidError{What: "ttl and expiry", Rule: "exclude each other"}
+	}
+	if o.Retention.Age < 0 {
+		return &runnel.InvalidError{What: "retention age", Rule: "must not be negative"}
+	}
+	if most := o.Retention.Bytes; most > 0 {
+		for i := range o.Records {
+			if n := uint64(len(o.Records[i].Payload)); n > most {
+				return &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(most), Got: int64(n)}
+			}
+		}
+	}
+	return nil
+}
+
+// create makes the segment that o describes, beginning as branch says, or where branch is nil, empty.
+func (e *Engine) create(ctx context.Context, addr runnel.Segment, o *runnel.CreateOptions, from *branch) (runnel.Created, error) {
+	records := o.Records
+	if from != nil && from.partial != nil {
+		records = append([]runnel.Record{*from.partial}, records...)
+	}
+	bodies, count, _, _ := e.bodies(records)
+	size, ops := e.cost(bodies)
+	size += 16*rowBytes + len(o.ContentType) + 2*runnel.MaxSpaceBytes
+	ops += 12
+	if from != nil {
+		size += len(from.fork.Extents) * (runnel.MaxSpaceBytes + rowBytes)
+	}
+	for {
+		created, err := e.tryCreate(ctx, addr, o, from, bodies, count, size, ops)
+		if !errors.Is(err, errRetry) {
+			return created, err
+		}
+	}
+}
+
+func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body, count uint64, size, ops int) (runnel.Created, error) {
+	seg, err := e.acquire(ctx, addr)
+	if err != nil {
+		return runnel.Created{}, err
+	}
+	defer seg.release()
+	var created runnel.Created
+	err = seg.sp.write(ctx, size, ops, func(t *tx) error {
+		if seg.stale.Load() {
+			return errRetry
+		}
+		st := seg.staged
+		switch st.life(t.micros) {
+		case lifeSoftDeleted:
+			return t.live(seg, addr)
+		case lifeLive:
+			t.dependOn(seg)
+			created = runnel.Created{Info: st.info(addr), Existed: true}
+			return st.matches(addr, o)
+		}
+		t.expire(seg)
+		t.create(seg, o, from, bodies)
+		created = runnel.Created{Info: seg.staged.info(addr)}
+		t.b.events = append(t.b.events, runnel.Event{Info: created.Info})
+		return nil
+	})
+	if err != nil {
+		return runnel.Created{}, err
+	}
+	return created, nil
+}
+
+// create stages a segment where there is none.
+func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body) {
+	position := t.take(1)
+	desc := &record.Descriptor{
+		ID:          uint64(position),
+		ContentType: o.ContentType,
+		Created:     t.micros,
+		Retention:   o.Retention,
+		Closed:      o.Closed,
+	}
+	switch {
+	case o.TTL > 0:
+		desc.TTL = o.TTL
+	case o.HasTTL:
+		desc.TTL = 1
+	case !o.ExpiresAt.IsZero():
+		desc.ExpiresAt = max(o.ExpiresAt.UnixMicro(), 1)
+	}
+	st := &state{desc: desc, inc: newIncarnation(desc.ID)}
+	st.inc.fresh = true
+	st.inc.accessed.Store(t.micros)
+	if from != nil {
+		from.inherit(desc, o)
+		st.tail, st.bytes = desc.Fork.Base, desc.Fork.BaseBytes
+	}
+	if desc.ContentType == "" {
+		desc.ContentType = DefaultContentType
+	}
+	st.inc.retained.start(st)
+	t.set(seg, st)
+	t.put(descriptorKey(seg.name), desc.Append(nil))
+	t.change(record.Created, desc.ID, position, st.tail, 0)
+	if due, ok := st.due(t.micros); ok {
+		t.put(dueKey(due, desc.ID), []byte(seg.name))
+	}
+	if len(bodies) > 0 {
+		t.append(seg, bodies, position)
+	}
+	if o.Closed {
+		t.change(record.Closed, desc.ID, t.take(1), seg.staged.tail, 0)
+	}
+}
+
+// matches returns nil if a request to create the segment asks for what it already is.
+func (st *state) matches(addr runnel.Segment, o *runnel.CreateOptions) error {
+	d := st.desc
+	differs := func(field, have, want string) error {
+		return &runnel.ExistsError{Segment: addr, Field: field, Have: have, Want: want}
+	}
+	fork := d.Fork
+	if (o.Fork == nil) != (fork == nil) {
+		return differs("fork", forkText(fork), forkText(requested(o.Fork)))
+	}
+	if fork != nil {
+		if want := requested(o.Fork); fork.Space != want.Space || fork.Segment != want.Segment ||
+			fork.At != want.At || fork.Latest != want.Latest || fork.Sub != want.Sub {
+			return differs("fork", forkText(fork), forkText(want))
+		}
+	}
+	contentType := o.ContentType
+	if contentType == "" {
+		contentType = DefaultContentType
+		if fork != nil {
+			contentType = d.ContentType
+		}
+	}
+	if runnel.MediaType(contentType) != runnel.MediaType(d.ContentType) {
+		return differs("content type", d.ContentType, contentType)
+	}
+	ownExpiry := o.TTL > 0 || o.HasTTL || !o.ExpiresAt.IsZero()
+	if fork == nil || ownExpiry || fork.OwnExpiry {
+		want := o.TTL
+		if o.HasTTL {
+			want = max(want, 1)
+		}
+		if d.TTL != want {
+			return differs("ttl", d.TTL.String(), o.TTL.String())
+		}
+		if expires := microsOrZero(o.ExpiresAt); d.ExpiresAt != expires {
+			return differs("expiry", timeText(d.ExpiresAt), timeText(expires))
+		}
+	}
+	if ownRetention := o.Retention != (runnel.Retention{}); fork == nil || ownRetention || fork.OwnRetention {
+		if d.Retention != o.Retention {
+			return differs("retention", fmt.Sprintf("%+v", d.Retention), fmt.Sprintf("%+v", o.Retention))
+		}
+	}
+	if d.Closed != o.Closed {
+		return differs("closed", strconv.FormatBool(d.Closed), strconv.FormatBool(o.Closed))
+	}
+	return nil
+}
+
+func microsOrZero(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(t.UnixMicro(), 1)
+}
+
+func timeText(micros int64) string {
+	if micros == 0 {
+		return "none"
+	}
+	return time.UnixMicro(micros).UTC().Format(time.RFC3339Nano)
+}

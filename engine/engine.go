@@ -1,0 +1,176 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// Config tunes an engine. The zero Config is right for most programs.
+type Config struct {
+	// TailCacheBytes is how much memory the payloads of the latest entries may take, over all segments.
+	// 0 means DefaultTailCacheBytes.
+	TailCacheBytes int64
+	// MaxSegments is how many segments may be in memory while nobody uses them. One takes about a
+	// kilobyte. 0 means DefaultMaxSegments.
+	MaxSegments int
+	// SweepInterval is how often expiry and retention of unused segments are looked after. It does not
+	// decide what a reader sees, only when space is given back. 0 means DefaultSweepInterval; negative
+	// means never.
+	SweepInterval time.Duration
+	// PollInterval is how often a waiting reader looks by itself when other processes share the driver.
+	// 0 means DefaultPollInterval.
+	PollInterval time.Duration
+	// Now is the clock, by default time.Now. Timestamps are kept from going back whatever it says.
+	Now func() time.Time
+	// Logger is told what happens in the background. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Defaults of Config.
+const (
+	DefaultTailCacheBytes = 64 << 20
+	DefaultMaxSegments    = 32 << 10
+	DefaultSweepInterval  = 10 * time.Second
+	DefaultPollInterval   = 250 * time.Millisecond
+)
+
+func (c Config) withDefaults() Config {
+	c.TailCacheBytes = cmp.Or(c.TailCacheBytes, DefaultTailCacheBytes)
+	c.MaxSegments = cmp.Or(c.MaxSegments, DefaultMaxSegments)
+	c.SweepInterval = cmp.Or(c.SweepInterval, DefaultSweepInterval)
+	c.PollInterval = cmp.Or(c.PollInterval, DefaultPollInterval)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+// Engine is the log over one driver. All methods may be called concurrently.
+type Engine struct {
+	driver storage.Driver
+	limits storage.Limits
+	cfg    Config
+	cache  *tailCache
+	watch  watchers
+
+	// ctx ends when the engine closes; commits and background work run under it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	failed atomic.Pointer[failure]
+
+	mu       sync.Mutex
+	closing  bool
+	spaces   map[storage.Partition]*space
+	resident atomic.Int64 // segments in memory
+
+	// closed wakes everybody who waits when the engine closes. Then operations end, then committers.
+	closed     chan struct{}
+	operations sync.WaitGroup
+	committers sync.WaitGroup
+
+	cleaner cleaner
+	// unreference is held while a fork's claim on its source is taken back.
+	unreference sync.Mutex
+}
+
+type failure struct{ err error }
+
+// Open starts an engine over a driver. The driver stays the caller's, who closes it after the engine.
+func Open(driver storage.Driver, cfg Config) (*Engine, error) {
+	limits := driver.Limits()
+	if most := limits.MaxBatchBytes; most > 0 && most < minBatchBytes {
+		return nil, fmt.Errorf("engine: the driver takes batches of %d bytes, at least %d are needed", most, minBatchBytes)
+	}
+	if most := limits.MaxBatchOps; most > 0 && most < minBatchOps {
+		return nil, fmt.Errorf("engine: the driver takes batches of %d operations, at least %d are needed", most, minBatchOps)
+	}
+	e := &Engine{
+		driver: driver,
+		limits: limits,
+		cfg:    cfg.withDefaults(),
+		spaces: make(map[storage.Partition]*space),
+		closed: make(chan struct{}),
+	}
+	e.cache = newTailCache(e.cfg.TailCacheBytes)
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.cleaner.start(e)
+	return e, nil
+}
+
+// The smallest batches with which every operation of the engine can be committed at once.
+const (
+	minBatchBytes = 16 << 10
+	minBatchOps   = 16
+)
+
+// Close refuses new operations, ends those that wait, lets staged writes become durable, and writes
+// down what was kept in memory to save writes. It does not close the driver.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	if e.closing {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closing = true
+	e.mu.Unlock()
+	close(e.closed)
+	e.cleaner.stop()
+	e.operations.Wait()
+	e.flushAccess()
+	e.committers.Wait()
+	e.cancel()
+	return e.Err()
+}
+
+// begin marks the start of something that needs the driver open. Whoever began it calls
+// e.operations.Done.
+func (e *Engine) begin() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return runnel.ErrShutdown
+	}
+	e.operations.Add(1)
+	return nil
+}
+
+// Err returns nil while the engine can write, and afterwards an error that matches runnel.ErrFailed.
+func (e *Engine) Err() error {
+	if f := e.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// fail makes the engine refuse all writes for good.
+func (e *Engine) fail(err error) {
+	f := &failure{fmt.Errorf("%w: %w", runnel.ErrFailed, err)}
+	if e.failed.CompareAndSwap(nil, f) {
+		e.cfg.Logger.Error("storage failed; no further write is acknowledged", "error", err)
+	}
+}
+
+func (e *Engine) now() int64 { return e.cfg.Now().UnixMicro() }
+
+// storageError turns an error of the driver's read path into one for the caller.
+func storageError(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if errors.Is(err, storage.ErrFailed) {
+		return fmt.Errorf("%w: %w", runnel.ErrFailed, err)
+	}
+	return fmt.Errorf("runnel: reading storage: %w", err)
+}

@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// Retention is decided when somebody looks, from the log, the bounds and the clock alone: what is
+// retained at a moment does not depend on whether a sweep has run. The cleaner follows later, writes the
+// cut down, and gives back the space of what no fork reads.
+
+// retained is how far retention has cut an incarnation.
+type retained struct {
+	earliest atomic.Uint64 // the place before the first entry kept
+
+	mu sync.Mutex
+	// known says that the fields below describe the first entry kept.
+	known   bool
+	through uint64 // payload bytes through earliest
+	next    int64  // when the first entry kept was committed, microseconds
+	// pending says that the cleaner has been told.
+	pending bool
+}
+
+// start begins where storage left off.
+func (r *retained) start(st *state) {
+	at := runnel.Sequence(0)
+	if f := st.desc.Fork; f != nil {
+		at = f.Earliest
+	}
+	if m := st.mutable; m != nil {
+		at = max(at, m.Earliest)
+	}
+	r.earliest.Store(uint64(at))
+}
+
+func (r *retained) get() runnel.Sequence { return runnel.Sequence(r.earliest.Load()) }
+
+// nextAge is when the first entry kept will be too old, or, where that is not known, a whole age hence.
+func (r *retained) nextAge(st *state, micros int64) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := micros
+	if r.known && r.get() < st.tail {
+		from = r.next
+	}
+	return from + st.desc.Retention.Age.Microseconds() + 1
+}
+
+// retain applies the bounds of a segment to its durable state, and returns the place before the first
+// entry kept.
+func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Sequence, error) {
+	r := &st.inc.retained
+	bounds := st.desc.Retention
+	if bounds == (runnel.Retention{}) {
+		return r.get(), nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	micros := e.now()
+	at := r.get()
+	before := at
+	if n := runnel.Sequence(bounds.Entries); n > 0 && st.tail > n && st.tail-n > at {
+		at = st.tail - n
+		r.known = false
+	}
+	drops := func(through uint64, committed int64) bool {
+		return bounds.Bytes > 0 && st.bytes-through > bounds.Bytes ||
+			bounds.Age > 0 && micros-committed > bounds.Age.Microseconds()
+	}
+	if at < st.tail && (bounds.Bytes > 0 || bounds.Age > 0) && (!r.known || drops(r.through, r.next)) {
+		r.known = false
+	scan:
+		for run, err := range e.runs(ctx, seg.sp, st, at, st.tail) {
+			if err != nil {
+				return 0, err
+			}
+			place := run.Place()
+			through := place.BytesBefore
+			for i := range run.Len() {
+				if !drops(through, place.Micros) {
+					r.known, r.through, r.next = true, through, place.Micros
+					break scan
+				}
+				at = place.First + runnel.Sequence(i)
+				through = run.BytesThrough(i)
+			}
+		}
+	}
+	if at > before {
+		r.earliest.Store(uint64(at))
+		if !r.pending {
+			r.pending = true
+			e.cleaner.trim(seg.addr(), st.inc.id)
+		}
+	}
+	return at, nil
+}
+
+// trim writes down how far retention has cut a segment, and drops what nobody reads any more.
+func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error {
+	seg, err := e.acquire(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer seg.release()
+	st := seg.durable.Load()
+	if st.desc == nil || st.inc.id != id {
+		return nil
+	}
+	r := &st.inc.retained
+	r.mu.Lock()
+	r.pending = false
+	r.mu.Unlock()
+	at, err := e.retain(ctx, seg, st)
+	if err != nil {
+		return err
+	}
+	keep, err := seg.sp.pinned(ctx, st)
+	if err != nil {
+		return err
+	}
+	err = seg.sp.write(ctx, 4*rowBytes, 3, func(t *tx) error {
+		st := seg.staged
+		if seg.stale.Load() || st.desc == nil || st.inc.id != id {
+			return errRetry
+		}
+		m := st.mutableCopy()
+		if m.Earliest >= at {
+			return nil
+		}
+		m.Earliest, m.Tail, m.Bytes = at, st.tail, st.bytes
+		next := *st
+		next.mutable = &m
+		t.set(seg, &next)
+		t.put(mutableKey(id), m.Append(nil))
+		t.change(record.Trimmed, id, t.take(1), at, 0)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.driver.Drop(ctx, seg.sp.part, storage.Range{
+		From: runKey(nil, id, 0),
+		To:   runKey(nil, id, min(at, keep)+1),
+	})
+}
+
+// pinned is the place before the first entry that a fork of the segment may read.
+func (sp *space) pinned(ctx context.Context, st *state) (runnel.Sequence, error) {
+	keep := runnel.MaxSequence
+	if st.desc.References == 0 {
+		return keep, nil
+	}
+	for pair, err := range sp.e.driver.Scan(ctx, sp.part, segmentRange(keyReference, st.inc.id)) {
+		if err != nil {
+			return 0, storageError(err)
+		}
+		ref, err := record.DecodeReference(pair.Value)
+		if err != nil {
+			return 0, err
+		}
+		keep = min(keep, ref.From)
+	}
+	return keep, nil
+}

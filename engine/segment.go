@@ -1,0 +1,344 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// segment is a name of a space, in memory.
+type segment struct {
+	sp   *space
+	name string
+
+	loading sync.Mutex // held while the state is read
+	loaded  atomic.Bool
+	stale   atomic.Bool // no longer what the space knows under the name
+	used    atomic.Bool // since the last look for what can be given back
+
+	// durable is all that readers may see. It is replaced, never changed.
+	durable atomic.Pointer[state]
+
+	// sp.mu guards the rest.
+	pins   int
+	staged *state
+	batch  *batch // the last one that touches the segment, nil when staged is durable
+	slot   int    // where in batch.touched
+}
+
+// state is a segment at one moment. It is never changed. A state without a descriptor says that there
+// is no such segment.
+type state struct {
+	desc    *record.Descriptor
+	mutable *record.Mutable // as last written; nil if it never was
+	inc     *incarnation
+	tail    runnel.Sequence
+	bytes   uint64
+}
+
+var absent = new(state)
+
+// incarnation is one life of a name, from its creation to its deletion, in memory.
+type incarnation struct {
+	id uint64
+	// fresh says that the segment was created by this engine, and so that storage holds no producer
+	// that memory does not.
+	fresh bool
+	// accessed is when the TTL window was last renewed, in microseconds.
+	accessed atomic.Int64
+	// readers counts those who wait for entries; while there are any, the TTL does not run out.
+	readers atomic.Int64
+
+	retained retained
+
+	// producers holds what is staged of idempotent producers; sp.mu guards it.
+	producers map[string]*producer
+
+	mu      sync.Mutex
+	ended   bool          // by forgetting the space
+	changed chan struct{} // closed at the next change; nil when nobody waits
+	runs    []*record.Run // the latest entries, through the durable tail
+}
+
+// wake tells everybody who waits for the incarnation to look again.
+func (inc *incarnation) wake() {
+	inc.mu.Lock()
+	if inc.changed != nil {
+		close(inc.changed)
+		inc.changed = nil
+	}
+	inc.mu.Unlock()
+}
+
+// acquire returns a segment, in memory and with its state loaded. The caller releases it.
+func (e *Engine) acquire(ctx context.Context, addr runnel.Segment) (*segment, error) {
+	sp, err := e.enter(ctx, addr.In())
+	if err != nil {
+		return nil, err
+	}
+	return sp.acquire(ctx, addr.Name)
+}
+
+// acquire returns a segment of a space that the caller has entered. Releasing it leaves the space.
+func (sp *space) acquire(ctx context.Context, name string) (*segment, error) {
+	e := sp.e
+	sp.mu.Lock()
+	seg := sp.segments[name]
+	if seg == nil {
+		seg = &segment{sp: sp, name: name, staged: absent}
+		sp.segments[name] = seg
+		e.resident.Add(1)
+	}
+	seg.pins++
+	sp.mu.Unlock()
+	if !seg.used.Load() {
+		seg.used.Store(true)
+	}
+	if seg.loaded.Load() {
+		return seg, nil
+	}
+	if err := seg.load(ctx); err != nil {
+		seg.release()
+		return nil, err
+	}
+	e.makeRoom()
+	return seg, nil
+}
+
+func (seg *segment) release() {
+	sp := seg.sp
+	sp.mu.Lock()
+	seg.pins--
+	if seg.pins == 0 && !seg.loaded.Load() && sp.segments[seg.name] == seg {
+		delete(sp.segments, seg.name)
+		sp.e.resident.Add(-1)
+	}
+	sp.mu.Unlock()
+	sp.leave()
+}
+
+// load reads the state from storage. Nothing of the segment can be staged before it is loaded, so what
+// storage holds is durable.
+func (seg *segment) load(ctx context.Context) error {
+	seg.loading.Lock()
+	defer seg.loading.Unlock()
+	if seg.loaded.Load() {
+		return nil
+	}
+	st, err := seg.sp.read(ctx, seg.name)
+	if err != nil {
+		return err
+	}
+	seg.sp.mu.Lock()
+	seg.staged = st
+	seg.sp.mu.Unlock()
+	seg.durable.Store(st)
+	seg.loaded.Store(true)
+	return nil
+}
+
+// read builds the state of a segment from what storage holds.
+func (sp *space) read(ctx context.Context, name string) (*state, error) {
+	driver := sp.e.driver
+	value, err := driver.Get(ctx, sp.part, descriptorKey(name))
+	if errors.Is(err, storage.ErrKeyNotFound) {
+		return absent, nil
+	}
+	if err != nil {
+		return nil, storageError(err)
+	}
+	desc, err := record.DecodeDescriptor(value)
+	if err != nil {
+		return nil, err
+	}
+	st := &state{desc: desc, inc: newIncarnation(desc.ID)}
+	accessed := desc.Created
+	slack := accessSlack(desc.TTL)
+	value, err = driver.Get(ctx, sp.part, mutableKey(desc.ID))
+	switch {
+	case err == nil:
+		m, err := record.DecodeMutable(value)
+		if err != nil {
+			return nil, err
+		}
+		st.mutable = &m
+		st.tail, st.bytes = m.Tail, m.Bytes
+		if m.Accessed > 0 {
+			accessed, slack = m.Accessed, m.Slack
+		}
+	case !errors.Is(err, storage.ErrKeyNotFound):
+		return nil, storageError(err)
+	}
+	accessed += slack.Microseconds()
+	if f := desc.Fork; f != nil && st.tail < f.Base {
+		st.tail, st.bytes = f.Base, f.BaseBytes
+	}
+	head, last, err := sp.lastRun(ctx, desc.ID)
+	if err != nil {
+		return nil, err
+	}
+	if last > st.tail {
+		st.tail, st.bytes = last, head.BytesThrough
+	}
+	accessed = max(accessed, head.Micros)
+	st.inc.accessed.Store(accessed)
+	st.inc.retained.start(st)
+	return st, nil
+}
+
+func newIncarnation(id uint64) *incarnation {
+	return &incarnation{id: id}
+}
+
+// lastRun finds the last run of a segment; last is 0 if there is none.
+func (sp *space) lastRun(ctx context.Context, id uint64) (head record.Head, last runnel.Sequence, err error) {
+	r := segmentRange(keyRun, id)
+	r.Reverse, r.Limit = true, 1
+	fragmented := false
+	for pair, err := range sp.e.driver.Scan(ctx, sp.part, r) {
+		if err != nil {
+			return head, 0, storageError(err)
+		}
+		last = lastOfRunKey(pair.Key)
+		if fragmented = record.IsFragment(pair.Value); fragmented {
+			break
+		}
+		if head, err = record.DecodeHead(last, pair.Value); err != nil {
+			return head, 0, err
+		}
+	}
+	if fragmented {
+		value, err := sp.e.driver.Get(ctx, sp.part, fragmentKey(nil, id, last, 0))
+		if err != nil {
+			return head, 0, storageError(err)
+		}
+		if head, err = record.DecodeHead(last, value); err != nil {
+			return head, 0, err
+		}
+	}
+	return head, last, nil
+}
+
+// abandon ends the use of what is in memory: it is no longer what storage holds. It is called with
+// sp.mu held.
+func (seg *segment) abandon() {
+	seg.stale.Store(true)
+	for _, st := range []*state{seg.durable.Load(), seg.staged} {
+		if st == nil || st.inc == nil {
+			continue
+		}
+		st.inc.mu.Lock()
+		st.inc.ended = true
+		st.inc.mu.Unlock()
+		seg.sp.e.cache.drop(st.inc)
+		st.inc.wake()
+	}
+}
+
+// life says what a state means for those who use the name at a moment.
+type life int
+
+const (
+	lifeNone life = iota // there is no such segment
+	lifeLive
+	lifeSoftDeleted // gone for users, kept for forks
+)
+
+// life tells what the state means at a time.
+func (st *state) life(micros int64) life {
+	switch {
+	case st.desc == nil:
+		return lifeNone
+	case st.desc.SoftDeleted:
+		return lifeSoftDeleted
+	case !st.expired(micros):
+		return lifeLive
+	case st.desc.References > 0:
+		return lifeSoftDeleted
+	}
+	return lifeNone
+}
+
+// check returns nil if the segment can be used at a time, and otherwise the error that says why not.
+func (st *state) check(addr runnel.Segment, micros int64) error {
+	switch st.life(micros) {
+	case lifeNone:
+		return &runnel.NotFoundError{Segment: addr}
+	case lifeSoftDeleted:
+		return &runnel.SoftDeletedError{Segment: addr}
+	}
+	return nil
+}
+
+func (seg *segment) addr() runnel.Segment { return seg.sp.part.Segment(seg.name) }
+
+// info describes a live state.
+func (st *state) info(addr runnel.Segment) runnel.Info {
+	d := st.desc
+	in := runnel.Info{
+		Segment:     addr,
+		ID:          d.ID,
+		ContentType: d.ContentType,
+		Created:     time.UnixMicro(d.Created).UTC(),
+		Tail:        st.tail,
+		Earliest:    st.inc.retained.get(),
+		Bytes:       st.bytes,
+		Closed:      d.Closed,
+		TTL:         d.TTL,
+		Retention:   d.Retention,
+	}
+	if d.ExpiresAt > 0 {
+		in.ExpiresAt = time.UnixMicro(d.ExpiresAt).UTC()
+	}
+	return in
+}
+
+// makeRoom gives back the memory of segments that nobody uses, when there are too many.
+func (e *Engine) makeRoom() {
+	if e.resident.Load() <= int64(e.cfg.MaxSegments) {
+		return
+	}
+	e.mu.Lock()
+	spaces := make([]*space, 0, len(e.spaces))
+	for _, sp := range e.spaces {
+		sp.users++
+		spaces = append(spaces, sp)
+	}
+	e.mu.Unlock()
+	enough := int64(e.cfg.MaxSegments) - int64(e.cfg.MaxSegments/8)
+	for _, sp := range spaces {
+		if e.resident.Load() > enough {
+			sp.evict(enough)
+		}
+		sp.unuse()
+	}
+}
+
+// evict gives back segments until few enough are in memory. One whose last access has yet to be written
+// down stays until that is done.
+func (sp *space) evict(enough int64) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	for name, seg := range sp.segments {
+		if sp.e.resident.Load() <= enough {
+			break
+		}
+		if seg.pins > 0 || seg.batch != nil || !seg.loaded.Load() || seg.used.Swap(false) {
+			continue
+		}
+		if st := seg.staged; st.inc != nil {
+			if sp.stageAccess(seg, true) {
+				continue
+			}
+			sp.e.cache.drop(st.inc)
+		}
+		delete(sp.segments, name)
+		sp.e.resident.Add(-1)
+	}
+}

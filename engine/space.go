@@ -1,0 +1,183 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// space orders the writes of one space and holds those of its segments that are in memory.
+type space struct {
+	e    *Engine
+	part storage.Partition
+
+	users int // operations that hold the space; e.mu guards it
+
+	loading sync.Mutex // held while the head is read
+
+	mu       sync.Mutex
+	loaded   bool
+	segments map[string]*segment
+	// position and clock are the last ones given, staged ones included.
+	position runnel.Position
+	clock    int64
+	// queue holds the batches that are staged and not yet being committed, the open one last.
+	queue []*batch
+	// committing says that the committer runs, and inFlight is what it is committing.
+	committing bool
+	inFlight   *batch
+	// version is the guard's, on a driver that other processes may write too.
+	version storage.Version
+}
+
+// errRetry tells an operation that what it was built on is no longer so, that nothing of it was written,
+// and that it should begin again.
+var errRetry = errors.New("engine: state changed underneath")
+
+// enter returns the space of a partition, in memory and up to date. The caller leaves it when done.
+func (e *Engine) enter(ctx context.Context, part storage.Partition) (*space, error) {
+	e.mu.Lock()
+	if e.closing {
+		e.mu.Unlock()
+		return nil, runnel.ErrShutdown
+	}
+	sp := e.spaces[part]
+	if sp == nil {
+		sp = &space{e: e, part: part, segments: make(map[string]*segment)}
+		e.spaces[part] = sp
+	}
+	sp.users++
+	e.operations.Add(1)
+	e.mu.Unlock()
+	if err := sp.ensure(ctx); err != nil {
+		sp.leave()
+		return nil, err
+	}
+	return sp, nil
+}
+
+// leave ends the use of a space. One that holds nothing and that nobody uses is forgotten.
+func (sp *space) leave() {
+	sp.unuse()
+	sp.e.operations.Done()
+}
+
+// use keeps the space in memory until unuse.
+func (sp *space) use() {
+	sp.e.mu.Lock()
+	sp.users++
+	sp.e.mu.Unlock()
+}
+
+func (sp *space) unuse() {
+	e := sp.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	sp.users--
+	if sp.users > 0 {
+		return
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if len(sp.segments) == 0 && !sp.committing && len(sp.queue) == 0 && e.spaces[sp.part] == sp {
+		delete(e.spaces, sp.part)
+	}
+}
+
+// ensure reads the head of the space if it is not in memory, or no longer what storage holds.
+func (sp *space) ensure(ctx context.Context) error {
+	sp.mu.Lock()
+	loaded := sp.loaded
+	sp.mu.Unlock()
+	if loaded && sp.e.limits.Exclusive {
+		return nil
+	}
+	sp.loading.Lock()
+	defer sp.loading.Unlock()
+	var version storage.Version
+	if !sp.e.limits.Exclusive {
+		var err error
+		if version, err = sp.refresh(ctx); err != nil {
+			return err
+		}
+	}
+	sp.mu.Lock()
+	loaded = sp.loaded
+	sp.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	position, clock, err := sp.readHead(ctx)
+	if err != nil {
+		return err
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.position, sp.clock, sp.version = position, max(clock, sp.clock), version
+	sp.loaded = true
+	return nil
+}
+
+// refresh reads the guard, and forgets what is in memory if another process has written since.
+func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
+	for {
+		version, id, err := sp.e.driver.Guard(ctx, sp.part)
+		if err != nil {
+			return 0, storageError(err)
+		}
+		sp.mu.Lock()
+		flight := sp.inFlight
+		if flight == nil && sp.loaded && sp.version < version {
+			sp.forget(errRetry)
+		}
+		sp.mu.Unlock()
+		if flight == nil || flight.ID == id || version <= flight.Expect {
+			return version, nil
+		}
+		// Somebody else has won against the batch in flight; its committer will find out.
+		select {
+		case <-flight.done:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// readHead finds the last position and time that the space has given.
+func (sp *space) readHead(ctx context.Context) (position runnel.Position, clock int64, err error) {
+	r := kindRange(keyCommit)
+	r.Reverse, r.Limit = true, 1
+	for pair, err := range sp.e.driver.Scan(ctx, sp.part, r) {
+		if err != nil {
+			return 0, 0, storageError(err)
+		}
+		c, err := record.DecodeCommit(pair.Value)
+		if err != nil {
+			return 0, 0, err
+		}
+		position = runnel.Position(binary.BigEndian.Uint64(pair.Key[1:]))
+		clock = c.Micros
+	}
+	return position, clock, nil
+}
+
+// forget drops everything in memory, staged writes included, which fail with err. It is called with
+// sp.mu held and nothing in flight.
+func (sp *space) forget(err error) {
+	for _, b := range sp.queue {
+		b.err = err
+		close(b.done)
+	}
+	sp.queue = nil
+	for _, seg := range sp.segments {
+		seg.abandon()
+	}
+	sp.e.resident.Add(-int64(len(sp.segments)))
+	sp.segments = make(map[string]*segment)
+	sp.loaded = false
+}
