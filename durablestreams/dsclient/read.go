@@ -1,0 +1,183 @@
+package dsclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+
+	"github.com/runnelhq/runnel/wire"
+)
+
+// Reader is what a stream held, from a place up to its tail.
+type Reader struct {
+	pages *pages
+	stop  context.CancelFunc
+}
+
+// Read begins to read a stream from a place. It ends with io.EOF when it is up to date: what is appended
+// during the read may or may not be part of it. ctx holds for the whole read. The first request is not
+// repeated if it fails; once there was an answer, requests are repeated until ctx ends.
+//
+// The bytes of a JSON stream are one or more JSON arrays, one after the other; Messages takes them apart.
+func (c *Client) Read(ctx context.Context, stream string, from Offset) (*Reader, error) {
+	if from == "" {
+		from = Start
+	}
+	ctx, stop := context.WithCancel(ctx)
+	p := &pages{client: c, stream: stream, next: from, at: from}
+	p.get = func(from Offset) (*http.Response, error) {
+		return c.do(ctx, request{method: http.MethodGet, stream: stream, query: url.Values{wire.QueryOffset: {string(from)}}})
+	}
+	p.pause = func(failures int, err error) error {
+		if !temporary(ctx, err) {
+			return err
+		}
+		return pause(ctx, c.Backoff.after(failures, err))
+	}
+	if err := p.openOnce(); err != nil {
+		stop()
+		return nil, err
+	}
+	return &Reader{pages: p, stop: stop}, nil
+}
+
+// Read returns the next bytes. It blocks while a broken connection is made anew.
+func (r *Reader) Read(b []byte) (int, error) { return r.pages.Read(b) }
+
+// Messages yields the messages of a JSON stream. A message is valid until the next step. Use either
+// Messages or Read.
+func (r *Reader) Messages() iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		s := newSplitter(r)
+		for {
+			message, err := s.next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if !yield(message, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// ContentType is the stream's.
+func (r *Reader) ContentType() string { return r.pages.contentType }
+
+// Offset is the place up to which all data has been returned by Read: after io.EOF, where to read on.
+func (r *Reader) Offset() Offset { return r.pages.at }
+
+// Closed says, after io.EOF, that the stream is closed and nothing will follow.
+func (r *Reader) Closed() bool { return r.pages.closed }
+
+// Close ends the read.
+func (r *Reader) Close() error {
+	r.stop()
+	return r.pages.close()
+}
+
+// pages reads one page after the other, and each page over as many connections as it takes.
+type pages struct {
+	client *Client
+	stream string
+	get    func(from Offset) (*http.Response, error)
+	pause  func(failures int, err error) error
+
+	at   Offset // everything before it has been returned
+	page io.ReadCloser
+	got  int64  // bytes of the page that have been returned
+	next Offset // what follows the page
+
+	contentType string
+	upToDate    bool
+	closed      bool
+	failures    int
+	err         error
+}
+
+// open asks for the page after at and skips what was already returned of it.
+func (p *pages) open() error {
+	for {
+		err := p.openOnce()
+		if err == nil {
+			return nil
+		}
+		p.failures++
+		if err := p.pause(p.failures, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (p *pages) openOnce() error {
+	resp, err := p.get(p.at)
+	if err != nil {
+		return err
+	}
+	// Data at an offset never changes, so a page that is asked for again begins with the same bytes.
+	if _, err := io.CopyN(io.Discard, resp.Body, p.got); err != nil {
+		_ = resp.Body.Close()
+		return fmt.Errorf("dsclient: take up the page at byte %d: %w", p.got, err)
+	}
+	p.page = resp.Body
+	p.next = Offset(resp.Header.Get(wire.HeaderNextOffset))
+	p.contentType = resp.Header.Get(wire.HeaderContentType)
+	p.closed = isTrue(resp.Header, wire.HeaderClosed)
+	// A server that gives no way forward has no more to give.
+	p.upToDate = p.closed || isTrue(resp.Header, wire.HeaderUpToDate) || p.next == "" || p.next == p.at
+	return nil
+}
+
+func (p *pages) Read(b []byte) (int, error) {
+	for p.err == nil {
+		if p.page == nil {
+			if p.err = p.open(); p.err != nil {
+				break
+			}
+		}
+		n, err := p.page.Read(b)
+		p.got += int64(n)
+		switch {
+		case errors.Is(err, io.EOF):
+			p.endPage()
+		case err != nil:
+			_ = p.page.Close()
+			p.page = nil
+			p.failures++
+			p.err = p.pause(p.failures, err)
+		case n > 0:
+			p.failures = 0
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	return 0, p.err
+}
+
+func (p *pages) endPage() {
+	drain(p.page)
+	p.page, p.got = nil, 0
+	if p.next != "" {
+		p.at = p.next
+	}
+	if p.upToDate {
+		p.err = io.EOF
+	}
+}
+
+func (p *pages) close() error {
+	if p.err == nil {
+		p.err = errors.New("dsclient: the reader is closed")
+	}
+	if p.page == nil {
+		return nil
+	}
+	err := p.page.Close()
+	p.page = nil
+	return err
+}
