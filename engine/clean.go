@@ -27,6 +27,7 @@ type cleaner struct {
 	trims  map[trimKey]struct{}
 	forks  map[storage.Partition]struct{} // may hold references that no fork names
 	asked  map[storage.Partition]struct{} // have been searched for such references
+	vacuum vacuum
 }
 
 type trimKey struct {
@@ -150,6 +151,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 			c.report(ctx, "sweep", part.Name, c.due(ctx, part))
 			c.report(ctx, "references", part.Name, c.references(ctx, part))
+			c.report(ctx, "vacuum", part.Name, c.vacuum.run(ctx, c.e, part))
 		}
 	}
 }
@@ -192,11 +194,14 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	var done [][]byte
 	for _, id := range trash {
 		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable} {
-			if err := c.e.driver.Drop(ctx, part, segmentRange(kind, id)); err != nil {
+			if done, err = c.e.drop(ctx, part, segmentRange(kind, id), done); err != nil {
 				return err
 			}
 		}
 		done = append(done, trashKey(id))
+	}
+	if len(trash) > 0 {
+		c.vacuum.note(part)
 	}
 	for reference, release := range releases {
 		source := runnel.Segment{Store: part.Store, Space: release.Space, Name: release.Segment}
@@ -208,16 +213,45 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	return sp.removeRows(ctx, done)
 }
 
+// few is how many keys are removed one by one rather than as a range, which leaves a mark that costs
+// every later read of its neighbourhood.
+const few = 32
+
+// drop removes the keys of a range from storage, or, if they are few, adds them to those that the caller
+// is to remove.
+func (e *Engine) drop(ctx context.Context, part storage.Partition, r storage.Range, keys [][]byte) ([][]byte, error) {
+	found := keys
+	look := r
+	look.Limit = few + 1
+	for pair, err := range e.driver.Scan(ctx, part, look) {
+		if err != nil {
+			return keys, err
+		}
+		found = append(found, append([]byte(nil), pair.Key...))
+	}
+	if len(found)-len(keys) <= few {
+		return found, nil
+	}
+	return keys, e.driver.Drop(ctx, part, r)
+}
+
 // removeRows removes rows that nothing in memory mirrors.
 func (sp *space) removeRows(ctx context.Context, keys [][]byte) error {
+	most := 1024
+	if limit := sp.e.limits.MaxBatchOps; limit > 0 {
+		most = min(most, limit-1)
+	}
+	if limit := sp.e.limits.MaxBatchBytes; limit > 0 {
+		most = min(most, (limit-commitRowBytes)/(storage.MaxKeyBytes+rowBytes))
+	}
 	for len(keys) > 0 {
-		page := keys[:min(len(keys), minBatchOps-1)]
+		page := keys[:min(len(keys), most)]
 		keys = keys[len(page):]
 		err := again(func() error {
 			if err := sp.ensure(ctx); err != nil {
 				return err
 			}
-			return sp.write(ctx, len(page)*rowBytes, len(page), func(t *tx) error {
+			return sp.write(ctx, len(page)*storage.MaxKeyBytes, len(page), func(t *tx) error {
 				for _, key := range page {
 					t.remove(key)
 				}

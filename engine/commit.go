@@ -210,7 +210,13 @@ func (sp *space) commitLoop() {
 			sp.publish(b)
 		} else {
 			b.err = err
-			sp.forget(err)
+			if sp.e.Err() != nil {
+				// Storage may show what it failed to keep. What memory holds is durable, so readers
+				// keep that, and nothing is read from storage that is not in memory yet.
+				sp.refuse(err)
+			} else {
+				sp.forget(err)
+			}
 		}
 		sp.mu.Unlock()
 		close(b.done)

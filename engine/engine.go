@@ -74,6 +74,7 @@ type Engine struct {
 	closing  bool
 	spaces   map[storage.Partition]*space
 	resident atomic.Int64 // segments in memory
+	crowded  atomic.Int64 // how many there may be before room is looked for again
 
 	// closed wakes everybody who waits when the engine closes. Then operations end, then committers.
 	closed     chan struct{}

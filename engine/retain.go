@@ -145,10 +145,13 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if err != nil {
 		return err
 	}
-	return e.driver.Drop(ctx, seg.sp.part, storage.Range{
-		From: runKey(nil, id, 0),
-		To:   runKey(nil, id, min(at, keep)+1),
-	})
+	e.cleaner.vacuum.note(seg.sp.part)
+	dropped := storage.Range{From: runKey(nil, id, 0), To: runKey(nil, id, min(at, keep)+1)}
+	keys, err := e.drop(ctx, seg.sp.part, dropped, nil)
+	if err != nil {
+		return err
+	}
+	return seg.sp.removeRows(ctx, keys)
 }
 
 // pinned is the place before the first entry that a fork of the segment may read.

@@ -131,6 +131,9 @@ func (seg *segment) load(ctx context.Context) error {
 	if seg.loaded.Load() {
 		return nil
 	}
+	if err := seg.sp.e.Err(); err != nil {
+		return err
+	}
 	st, err := seg.sp.read(ctx, seg.name)
 	if err != nil {
 		return err
@@ -301,7 +304,7 @@ func (st *state) info(addr runnel.Segment) runnel.Info {
 
 // makeRoom gives back the memory of segments that nobody uses, when there are too many.
 func (e *Engine) makeRoom() {
-	if e.resident.Load() <= int64(e.cfg.MaxSegments) {
+	if e.resident.Load() <= max(int64(e.cfg.MaxSegments), e.crowded.Load()) || e.Err() != nil {
 		return
 	}
 	e.mu.Lock()
@@ -318,6 +321,8 @@ func (e *Engine) makeRoom() {
 		}
 		sp.unuse()
 	}
+	// Where too many are in use to find room, looking again is worth it only when there are more.
+	e.crowded.Store(e.resident.Load() + int64(e.cfg.MaxSegments/8))
 }
 
 // evict gives back segments until few enough are in memory. One whose last access has yet to be written

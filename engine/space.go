@@ -112,6 +112,9 @@ func (sp *space) ensure(ctx context.Context) error {
 	if loaded {
 		return nil
 	}
+	if err := sp.e.Err(); err != nil {
+		return err
+	}
 	position, clock, err := sp.readHead(ctx)
 	if err != nil {
 		return err
@@ -166,14 +169,20 @@ func (sp *space) readHead(ctx context.Context) (position runnel.Position, clock 
 	return position, clock, nil
 }
 
-// forget drops everything in memory, staged writes included, which fail with err. It is called with
-// sp.mu held and nothing in flight.
-func (sp *space) forget(err error) {
+// refuse answers everything that is staged and not in flight with an error. It is called with sp.mu
+// held.
+func (sp *space) refuse(err error) {
 	for _, b := range sp.queue {
 		b.err = err
 		close(b.done)
 	}
 	sp.queue = nil
+}
+
+// forget drops everything in memory, staged writes included, which fail with err. It is called with
+// sp.mu held and nothing in flight.
+func (sp *space) forget(err error) {
+	sp.refuse(err)
 	for _, seg := range sp.segments {
 		seg.abandon()
 	}
