@@ -160,7 +160,7 @@ func (d *Driver) write(ctx context.Context, batch *pebble.Batch, sync *pebble.Wr
 		if after != nil {
 			defer after()
 		}
-		defer d.recover()
+		defer d.stop.recover()
 		if err := batch.Commit(sync); err != nil {
 			done <- err // Pebble did not begin: it reports any later error as fatal
 			return

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -21,9 +20,6 @@ import (
 type fence struct {
 	vfs.FS
 	stop *stop
-
-	// armed is set once the database is open. Until then errors are Open's to return.
-	armed atomic.Bool
 
 	// changes is held shared by every change under way, and taken by drain.
 	changes sync.RWMutex
@@ -43,7 +39,7 @@ func (f *fence) change(name, verb string, op func() error) error {
 	f.changes.RLock()
 	if f.stop.cause() == nil {
 		err := op()
-		if err == nil || !f.armed.Load() || survivable(name) {
+		if err == nil || survivable(name) {
 			f.changes.RUnlock()
 			return err
 		}

@@ -28,11 +28,8 @@ func (l *logger) Errorf(format string, args ...any) {
 func (l *logger) Fatalf(format string, args ...any) {
 	err := fmt.Errorf("pebble: "+format, args...)
 	l.stop.set(err, "stack", string(debug.Stack()))
-	panic(fatal{err})
+	panic(err)
 }
-
-// fatal is what Fatalf panics with.
-type fatal struct{ error }
 
 // events names the events that an operator should hear of.
 func (l *logger) events() *pebble.EventListener {

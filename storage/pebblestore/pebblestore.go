@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -48,30 +47,33 @@ func Open(dir string, cfg Config) (*Driver, error) {
 	fence := &fence{FS: opts.FS, stop: stop}
 	opts.FS = fence
 
-	db, err := open(dir, opts)
+	db, err := open(dir, opts, stop)
 	if err != nil {
-		// A flush that Pebble began may still be running. It must not meet whoever opens dir next.
+		// Pebble may still be running. It must not meet whoever opens dir next.
 		stop.seal(err)
 		fence.drain()
 		_ = fence.unlock()
 		return nil, fmt.Errorf("pebblestore: open %s: %w", dir, err)
 	}
-	fence.armed.Store(true)
 	return &Driver{db: db, fence: fence, stop: stop}, nil
 }
 
-// open returns what Pebble reports through its logger as an error too.
-func open(dir string, opts *pebble.Options) (db *pebble.DB, err error) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case fatal:
-			db, err = nil, r
-		default:
-			panic(r)
-		}
+// open gives up on Pebble when the stop is set: the goroutine that met the error does not return.
+func open(dir string, opts *pebble.Options, stop *stop) (*pebble.DB, error) {
+	var db *pebble.DB
+	done := make(chan error, 1)
+	go func() {
+		defer stop.recover()
+		var err error
+		db, err = pebble.Open(dir, opts)
+		done <- err
 	}()
-	return pebble.Open(dir, opts)
+	select {
+	case err := <-done:
+		return db, err
+	case <-stop.ch:
+		return nil, stop.err
+	}
 }
 
 // Limits returns the bounds of a batch, and that the database is exclusive to the process.
@@ -86,7 +88,7 @@ func (d *Driver) Close() error {
 	if d.stop.cause() == nil {
 		done := make(chan error, 1)
 		go func() {
-			defer d.recover()
+			defer d.stop.recover()
 			d.underway.Wait()
 			done <- d.db.Close()
 		}()
@@ -116,7 +118,7 @@ func (d *Driver) Compact(ctx context.Context) error {
 	end := bytes.Repeat([]byte{0xff}, storeLen+runnel.MaxSpaceBytes+1) // beyond every key
 	done := make(chan error, 1)
 	go func() {
-		defer d.recover()
+		defer d.stop.recover()
 		done <- d.db.Compact(ctx, []byte{0}, end, true)
 	}()
 	select {
@@ -130,12 +132,4 @@ func (d *Driver) Compact(ctx context.Context) error {
 // failed returns the error of every commit after the stop.
 func (d *Driver) failed() error {
 	return fmt.Errorf("pebblestore: %w: %w", storage.ErrFailed, d.stop.cause())
-}
-
-// recover stops the driver when Pebble panicked: whatever the reason, its locks cannot be trusted. It
-// must be deferred, on a goroutine that does nothing but call Pebble.
-func (d *Driver) recover() {
-	if r := recover(); r != nil {
-		d.stop.set(fmt.Errorf("panic: %v", r), "stack", string(debug.Stack()))
-	}
 }

@@ -25,11 +25,11 @@ var limitTests = []test{
 		if limit == 0 {
 			f.Skip("the driver has no such limit")
 		}
-		value := make([]byte, limit)
+		value := make([]byte, limit+1)
 		for _, split := range []int{0, 1, limit} {
 			var b storage.Batch
 			b.Set([]byte("fine"), nil, nil)
-			b.Set([]byte("large"), value[:split], append(value[split:], 0))
+			b.Set([]byte("large"), value[:split], value[split:])
 			f.wantRefused(here, &b)
 		}
 	}},

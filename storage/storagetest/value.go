@@ -95,7 +95,7 @@ var valueTests = []test{
 		}
 	}},
 	{"large values and batches come back whole", func(f *fixture) {
-		const most = 3 << 20 // as large as the smallest limits of real engines let a test be
+		const most = 1 << 20
 		limits := f.driver.Limits()
 		value := largest(limits.MaxValueBytes, most)
 		ops := min(3, largest(limits.MaxBatchOps, 3))
