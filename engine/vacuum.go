@@ -64,11 +64,7 @@ func (v *vacuum) run(ctx context.Context, e *Engine, part storage.Partition) err
 	kept, err := e.vacuumSpace(ctx, sp, end)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if kept > vacuumRows {
-		v.next[part] = end + runnel.Position(kept)
-	} else {
-		delete(v.next, part)
-	}
+	v.next[part] = end + runnel.Position(max(vacuumRows, kept))
 	return err
 }
 
