@@ -31,7 +31,8 @@ type Config struct {
 
 	// MemTableBytes is how much is written before a table is made of it. Larger values write less in
 	// all and take longer to recover; up to four memtables exist while writes are faster than the
-	// disk. Write-ahead log files are about as large. 0 means DefaultMemTableBytes.
+	// disk. Write-ahead log files are about as large, and up to six stay on disk, most of them to be
+	// written over, until the database is opened again. 0 means DefaultMemTableBytes.
 	MemTableBytes int
 
 	// MaxOpenFiles bounds the table files that are kept open. 0 means DefaultMaxOpenFiles.
@@ -59,8 +60,8 @@ func (c Config) withDefaults() Config {
 func (c Config) options(stop *stop) *pebble.Options {
 	log := &logger{to: c.Logger, stop: stop}
 	o := &pebble.Options{
-		// Pinned, and not FormatNewest: a newer Pebble must not upgrade a directory, which cannot be
-		// undone, before we have decided so.
+		// The newest, by its name: a newer Pebble must not upgrade a directory, which cannot be undone,
+		// before somebody has decided so.
 		FormatMajorVersion: pebble.FormatValueSeparation,
 		Logger:             log,
 		EventListener:      log.events(),

@@ -398,3 +398,38 @@ func TestACommitMayBeLargerThanAMemTable(t *testing.T) {
 		}
 	}
 }
+
+func TestADropIsDurableWithTheNextCommit(t *testing.T) {
+	for name, commit := range map[string]storage.Batch{
+		"of something":         {Ops: []storage.Op{{Key: []byte("z")}}},
+		"of nothing":           {},
+		"of nothing, guarded":  {Guarded: true},
+		"to another partition": {Ops: []storage.Op{{Key: []byte("z")}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := vfs.NewCrashableMem()
+			d := mustOpen(t, small(mem))
+			defer d.Close()
+			p, to := storage.Partition{Name: "p"}, storage.Partition{Name: "p"}
+			if name == "to another partition" {
+				to.Name = "q"
+			}
+			var b storage.Batch
+			b.Set([]byte("a"), nil, nil)
+			if _, err := d.Commit(ctx, p, &b); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Drop(ctx, p, storage.Range{To: []byte("b")}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Commit(ctx, to, &commit); err != nil {
+				t.Fatal(err)
+			}
+			crashed := mustOpen(t, small(mem.CrashClone(vfs.CrashCloneCfg{})))
+			defer crashed.Close()
+			if _, err := crashed.Get(ctx, p, []byte("a")); !errors.Is(err, storage.ErrKeyNotFound) {
+				t.Fatalf("Get after the crash = %v, want ErrKeyNotFound", err)
+			}
+		})
+	}
+}
