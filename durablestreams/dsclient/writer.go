@@ -269,6 +269,10 @@ func (w *Writer) Close() error {
 	return w.failure()
 }
 
+// Done returns a channel that is closed when the Writer has failed, or has been closed and everything is
+// accepted.
+func (w *Writer) Done() <-chan struct{} { return w.idle }
+
 // Acked tells how far the data has been accepted.
 func (w *Writer) Acked() Acked {
 	w.state.Lock()

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/runnelhq/runnel/durablestreams/dsclient"
+)
+
+const defaultURL = "http://127.0.0.1:4437/v1/stream"
+
+// remote is what every command that talks to a server needs.
+type remote struct {
+	URL  string `name:"url" help:"The server's URL, below which stream names are looked up." default:"${url}" env:"RUNNEL_URL,STREAM_URL" placeholder:"URL"`
+	Auth string `help:"Send this as the Authorization header, for example \"Bearer TOKEN\"." env:"RUNNEL_AUTH,STREAM_AUTH" placeholder:"VALUE"`
+}
+
+func (r remote) client() (*dsclient.Client, error) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usagef("url must be an http or https URL such as %s, got %q", defaultURL, r.URL)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/v1/stream"
+	}
+	c := &dsclient.Client{Base: strings.TrimSuffix(u.String(), "/")}
+	if r.Auth != "" {
+		c.Header = http.Header{"Authorization": {r.Auth}}
+	}
+	return c, nil
+}

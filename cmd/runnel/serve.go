@@ -1,0 +1,347 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/runnelhq/runnel/durablestreams"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/memory"
+	"github.com/runnelhq/runnel/storage/pebblestore"
+)
+
+const (
+	// A client that does not finish its request headers in this time is cut off.
+	readHeaderTimeout = 10 * time.Second
+	// A kept-alive connection without a request is closed after this time. It is longer than the idle
+	// time-outs of common proxies, so that they, and not we, close first.
+	idleTimeout    = 120 * time.Second
+	maxHeaderBytes = 64 << 10
+)
+
+type serveCmd struct {
+	Config          string        `help:"Read settings from this YAML file. Its keys are the names of these flags, without the dashes in front." env:"RUNNEL_CONFIG" placeholder:"FILE"`
+	Addr            string        `help:"Listen on this host and port; port 0 takes a free one." default:"127.0.0.1:4437" env:"RUNNEL_ADDR" placeholder:"HOST:PORT"`
+	Data            string        `help:"Keep the data in this directory, which is created where it is missing." default:"./data" env:"RUNNEL_DATA" placeholder:"DIR"`
+	Driver          string        `help:"Keep the data with this driver: pebble (on disk) or memory (lost at the end)." default:"pebble" env:"RUNNEL_DRIVER" placeholder:"NAME"`
+	LongPollTimeout time.Duration `help:"Answer a long-poll that found nothing after this time." default:"30s" env:"RUNNEL_LONG_POLL_TIMEOUT" placeholder:"TIME"`
+	SSERotation     time.Duration `name:"sse-rotation" help:"End server-sent events after about this time, so that readers come back and spread; 0 is never." default:"1m" env:"RUNNEL_SSE_ROTATION" placeholder:"TIME"`
+	Heartbeat       time.Duration `help:"Send a comment on server-sent events that were silent for this time; 0 is never." default:"15s" env:"RUNNEL_HEARTBEAT" placeholder:"TIME"`
+	MaxBody         byteSize      `help:"Refuse request bodies larger than this." default:"64MiB" env:"RUNNEL_MAX_BODY" placeholder:"SIZE"`
+	BlockCache      byteSize      `help:"Memory for blocks read from disk." default:"256MiB" env:"RUNNEL_BLOCK_CACHE" placeholder:"SIZE"`
+	TailCache       byteSize      `help:"Memory for the latest entries of all streams, from which live readers are served." default:"64MiB" env:"RUNNEL_TAIL_CACHE" placeholder:"SIZE"`
+	DrainTimeout    time.Duration `help:"At the end, give requests under way this long to finish." default:"10s" env:"RUNNEL_DRAIN_TIMEOUT" placeholder:"TIME"`
+	BaseURL         string        `name:"base-url" help:"The scheme and host that clients see, for Location; otherwise that of each request." env:"RUNNEL_BASE_URL" placeholder:"URL"`
+	TrustForwarded  bool          `help:"Believe X-Forwarded-Proto and X-Forwarded-Host, behind a proxy that sets both." env:"RUNNEL_TRUST_FORWARDED"`
+	AllowOrigin     []string      `help:"Let browsers use the streams from these origins only, separated by commas; otherwise from all." env:"RUNNEL_ALLOW_ORIGIN" placeholder:"ORIGIN"`
+	Private         bool          `help:"Mark answers as private to the client, for caches that do not tell users apart." env:"RUNNEL_PRIVATE"`
+	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
+	TLSKey          string        `name:"tls-key" help:"The private key of the certificate in PEM." env:"RUNNEL_TLS_KEY" placeholder:"FILE"`
+	LogFormat       string        `help:"Write the log as text or json." default:"text" env:"RUNNEL_LOG_FORMAT" placeholder:"FORMAT"`
+	LogLevel        string        `help:"Log from this level on: debug, info, warn or error." default:"info" env:"RUNNEL_LOG_LEVEL" placeholder:"LEVEL"`
+}
+
+func (*serveCmd) Help() string {
+	return `A flag wins over its environment variable, that over the configuration file, and that over the default.
+
+GET /healthz answers as long as the process does. GET /readyz answers 200 while requests are welcome and
+503, with the reason, when the storage has failed or the server is on its way down.
+
+SIGTERM or an interrupt ends the server cleanly: live readers are told to come back, requests under way
+finish, the storage is closed. A second one ends it at once, which loses nothing that was acknowledged.`
+}
+
+// BeforeResolve loads the configuration file, once flags and environment have said which one it is.
+func (c *serveCmd) BeforeResolve(kctx *kong.Context) error {
+	var known []string
+	path := ""
+	for _, flag := range kctx.Selected().Flags {
+		if flag.Name == "config" {
+			path, _ = kctx.FlagValue(flag).(string)
+		} else {
+			known = append(known, flag.Name)
+		}
+	}
+	if path == "" {
+		return nil
+	}
+	file, err := loadConfig(path, known)
+	if err != nil {
+		return err
+	}
+	kctx.AddResolver(file)
+	return nil
+}
+
+// Validate checks what the types of the settings cannot. Every message begins with the key.
+func (c *serveCmd) Validate() error {
+	oneOf := func(key, value string, allowed ...string) error {
+		if slices.Contains(allowed, value) {
+			return nil
+		}
+		return fmt.Errorf("%s must be one of %q, got %q", key, allowed, value)
+	}
+	between := func(key string, value, least, most time.Duration) error {
+		if value >= least && value <= most {
+			return nil
+		}
+		return fmt.Errorf("%s must be between %s and %s, got %s", key, least, most, value)
+	}
+	errs := []error{
+		oneOf("driver", c.Driver, "pebble", "memory"),
+		oneOf("log-format", c.LogFormat, "text", "json"),
+		oneOf("log-level", c.LogLevel, "debug", "info", "warn", "error"),
+		between("long-poll-timeout", c.LongPollTimeout, time.Millisecond, 10*time.Minute),
+		between("sse-rotation", c.SSERotation, 0, 24*time.Hour),
+		between("heartbeat", c.Heartbeat, 0, time.Hour),
+		between("drain-timeout", c.DrainTimeout, 0, time.Hour),
+	}
+	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+		errs = append(errs, fmt.Errorf("addr must be a host and a port such as 127.0.0.1:4437, got %q", c.Addr))
+	}
+	for _, size := range []struct {
+		key   string
+		value byteSize
+	}{{"max-body", c.MaxBody}, {"block-cache", c.BlockCache}, {"tail-cache", c.TailCache}} {
+		if size.value < 1 {
+			errs = append(errs, fmt.Errorf("%s must be at least 1 byte, got %d", size.key, size.value))
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, errors.New("tls-cert and tls-key must be given together"))
+	}
+	if c.Driver == "pebble" && c.Data == "" {
+		errs = append(errs, errors.New("data must name a directory for the driver pebble"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
+	// A log that nobody reads any more must not end the server.
+	signal.Ignore(syscall.SIGPIPE)
+	log := c.logger(std.err)
+	useSecondThread(log)
+
+	listener, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	driver, err := c.openDriver(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, named("close the storage", driver.Close())) }()
+	eng, err := engine.Open(driver, engine.Config{TailCacheBytes: int64(c.TailCache), Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
+
+	streams := durablestreams.New(eng, c.streamsConfig(log))
+	health := &health{failed: eng.Err, log: log}
+	server := &http.Server{
+		Handler:           health.before(streams),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         protocols(),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	// Not ctx: a request outlives the signal, and is ended by the drain.
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+
+	fmt.Fprintf(std.out, "runnel listening on %s (%s)\n", c.url(listener.Addr()), c.where())
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+
+	stopHere := exitAtOnce(log)
+	defer stopHere()
+	health.draining.Store(true)
+	log.Info("draining", "timeout", c.DrainTimeout)
+	err = c.drain(server, streams)
+	<-served
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// drain ends live readers, waits for the other requests, and cuts off what is left at the time-out.
+func (c *serveCmd) drain(server *http.Server, streams *durablestreams.Handler) error {
+	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
+	defer cancel()
+	// The listener stays open meanwhile, so that whoever asks /readyz is told.
+	err := streams.Shutdown(ctx)
+	err = errors.Join(err, server.Shutdown(ctx))
+	if err == nil {
+		return nil
+	}
+	if closeErr := server.Close(); closeErr != nil {
+		err = errors.Join(err, closeErr)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("requests were cut off: they had not finished after the drain-timeout of %s", c.DrainTimeout)
+	}
+	return fmt.Errorf("drain: %w", err)
+}
+
+func (c *serveCmd) openDriver(log *slog.Logger) (storage.Driver, error) {
+	if c.Driver == "memory" {
+		return new(memory.Driver), nil
+	}
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	driver, err := pebblestore.Open(c.Data, pebblestore.Config{CacheBytes: int64(c.BlockCache), Logger: log})
+	switch {
+	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES):
+		// What a lock on a file answers that another process holds.
+		return nil, fmt.Errorf("data: the directory %s is in use by another process: %w", c.Data, err)
+	case err != nil:
+		return nil, fmt.Errorf("data: %w", err)
+	}
+	return driver, nil
+}
+
+// named says what an error is about; nil stays nil.
+func named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func (c *serveCmd) streamsConfig(log *slog.Logger) durablestreams.Config {
+	return durablestreams.Config{
+		BaseURL:         c.BaseURL,
+		TrustForwarded:  c.TrustForwarded,
+		LongPollTimeout: c.LongPollTimeout,
+		SSERotation:     offIfZero(c.SSERotation),
+		Heartbeat:       offIfZero(c.Heartbeat),
+		MaxBodyBytes:    int64(c.MaxBody),
+		AllowedOrigins:  c.AllowOrigin,
+		Private:         c.Private,
+		Logger:          log,
+	}
+}
+
+// offIfZero translates a setting, where 0 is "never", into a Config, where 0 is the default.
+func offIfZero(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+func (c *serveCmd) listen(ctx context.Context) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("addr: %w", err)
+	}
+	if c.TLSCert == "" {
+		return listener, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tls-cert: %w", err), listener.Close())
+	}
+	return tls.NewListener(listener, &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		NextProtos:   []string{"h2", "http/1.1"},
+		MinVersion:   tls.VersionTLS12,
+	}), nil
+}
+
+// protocols are HTTP/1.1 and HTTP/2, the latter also without TLS for proxies that speak it.
+func protocols() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
+func (c *serveCmd) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		panic(err) // Validate has let through a level that slog does not know
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func (c *serveCmd) where() string {
+	if c.Driver == "memory" {
+		return "in memory"
+	}
+	return "data in " + c.Data
+}
+
+// url is where a client on this machine finds the streams.
+func (c *serveCmd) url(addr net.Addr) string {
+	scheme := "http"
+	if c.TLSCert != "" {
+		scheme = "https"
+	}
+	host, _, err := net.SplitHostPort(c.Addr)
+	if err != nil || net.ParseIP(host).IsUnspecified() {
+		host = ""
+	}
+	_, port, _ := net.SplitHostPort(addr.String())
+	return scheme + "://" + net.JoinHostPort(cmp.Or(host, "localhost"), port) + "/v1/stream"
+}
+
+// useSecondThread lets a second goroutine run while one waits in a system call. With a GOMAXPROCS of 1 a
+// commit that waits for the disk holds the only slot of the scheduler until the runtime's monitor takes
+// it away, and throughput falls to a fraction.
+func useSecondThread(log *slog.Logger) {
+	if runtime.GOMAXPROCS(0) > 1 {
+		return
+	}
+	runtime.GOMAXPROCS(2)
+	log.Info("GOMAXPROCS raised from 1 to 2, so that waiting for the disk does not hold up everything else")
+}
+
+// exitAtOnce makes the next signal end the process. The returned function undoes that.
+func exitAtOnce(log *slog.Logger) (undo func()) {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case s := <-again:
+			log.Warn("stopped at once, by a second signal", "signal", s.String())
+			os.Exit(exitFailure)
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(again)
+		close(done)
+	}
+}
