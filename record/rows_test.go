@@ -1,0 +1,207 @@
+package record_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+)
+
+var someCommit = record.Commit{First: 100, Micros: 1_700_000_000_000_000, Changes: []record.Change{
+	{Segment: 5, Kind: record.Created, Position: 100, Last: 0},
+	{Segment: 5, Kind: record.Appended, Position: 101, Last: 3, Count: 3},
+	{Segment: 9, Kind: record.Closed, Position: 104, Last: 77},
+	{Segment: 9, Kind: record.Deleted, Position: 105, Last: 77},
+	{Segment: 5, Kind: record.Trimmed, Position: 106, Last: 2},
+}}
+
+var someDescriptor = record.Descriptor{
+	ID:          42,
+	ContentType: "application/json; charset=utf-8",
+	Created:     1_700_000_000_000_000,
+	TTL:         time.Hour + 1,
+	ExpiresAt:   1_800_000_000_000_000,
+	Retention:   runnel.Retention{Age: time.Minute, Bytes: 1 << 40, Entries: 12},
+	Closed:      true,
+	ClosedBy:    &record.ProducerWrite{ID: "producer", Epoch: 3, Seq: 1<<53 - 1},
+	SoftDeleted: true,
+	References:  2,
+	Fork: &record.Fork{
+		Space: "a/b", Segment: "source", SourceID: 41,
+		Reference: [16]byte{1, 2, 3, 15: 16},
+		At:        9, Latest: true, Sub: 8, OwnExpiry: true, OwnRetention: true,
+		Base: 17, BaseBytes: 1234, Earliest: 3,
+		Extents: []record.Extent{{Space: "", Segment: 1, Through: 5}, {Space: "a/b", Segment: 41, Through: 17}},
+	},
+}
+
+var someMutable = record.Mutable{
+	Earliest: 5, Accessed: 1_700_000_000_000_000, Slack: time.Minute, Tail: 9, Bytes: 77,
+	HasStreamSeq: true, StreamSeq: "2024-01-01",
+}
+
+var someProducer = record.Producer{Epoch: 7, Seq: 1<<53 - 1, Tail: 1234}
+
+var someReference = record.Reference{Source: "source", Space: "a/b", Segment: "fork", From: 5, Created: 1_700_000_000_000_000}
+
+var someRelease = record.Release{Space: "a/b", Segment: "source", SourceID: 41}
+
+func roundTrip[T any](t *testing.T, values []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
+	t.Helper()
+	for i := range values {
+		got, err := decode(encode(&values[i]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, got, values[i])
+	}
+}
+
+func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
+	roundTrip(t, []record.Commit{someCommit, {Changes: []record.Change{}}}, encodeCommit, decodeCommit)
+	roundTrip(t, []record.Descriptor{
+		someDescriptor,
+		{},
+		{Fork: &record.Fork{Extents: []record.Extent{{}}}},
+		{ClosedBy: &record.ProducerWrite{}},
+	}, encodeDescriptor, decodeDescriptor)
+	roundTrip(t, []record.Mutable{someMutable, {}, {HasStreamSeq: true}}, encodeMutable, record.DecodeMutable)
+	roundTrip(t, []record.Producer{someProducer, {}}, encodeProducer, record.DecodeProducer)
+	roundTrip(t, []record.Reference{someReference, {}}, encodeReference, record.DecodeReference)
+	roundTrip(t, []record.Release{someRelease, {}}, encodeRelease, record.DecodeRelease)
+}
+
+func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
+func encodeDescriptor(d *record.Descriptor) []byte { return d.Append(nil) }
+func encodeMutable(m *record.Mutable) []byte       { return m.Append(nil) }
+func encodeProducer(p *record.Producer) []byte     { return p.Append(nil) }
+func encodeReference(r *record.Reference) []byte   { return r.Append(nil) }
+func encodeRelease(r *record.Release) []byte       { return r.Append(nil) }
+
+func decodeCommit(value []byte) (record.Commit, error) { return deref(record.DecodeCommit(value)) }
+
+func decodeDescriptor(value []byte) (record.Descriptor, error) {
+	return deref(record.DecodeDescriptor(value))
+}
+
+func deref[T any](v *T, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return *v, nil
+}
+
+// decoders are all decoders of rows, by the name of their golden files.
+var decoders = map[string]func([]byte) error{
+	"commit":     func(b []byte) error { _, err := record.DecodeCommit(b); return err },
+	"descriptor": func(b []byte) error { _, err := record.DecodeDescriptor(b); return err },
+	"mutable":    func(b []byte) error { _, err := record.DecodeMutable(b); return err },
+	"producer":   func(b []byte) error { _, err := record.DecodeProducer(b); return err },
+	"reference":  func(b []byte) error { _, err := record.DecodeReference(b); return err },
+	"release":    func(b []byte) error { _, err := record.DecodeRelease(b); return err },
+	"fragment":   func(b []byte) error { _, _, err := record.DecodeFragment(b); return err },
+	"run":        func(b []byte) error { _, err := record.DecodeRun(9, b); return err },
+}
+
+func TestAnUnknownFormatVersionIsRefused(t *testing.T) {
+	for name, decode := range decoders {
+		for _, value := range [][]byte{nil, {}, {0}, {2, 0, 0, 0, 0}, {0xF2, 2, 3}, {0xFF}} {
+			if err := decode(value); !errors.Is(err, record.ErrCorrupt) {
+				t.Errorf("%s of %x: %v", name, value, err)
+			}
+		}
+	}
+}
+
+func TestAFieldOfALaterVersionIsPassedOver(t *testing.T) {
+	unknown := []byte{
+		200<<3&0x7f | 0x80, 200 >> 4, 5, // number 200, a varint
+		0xA2, 0x0C, 2, 'h', 'i', // number 196, bytes
+		0xA5, 0x0C, 1, 2, 3, 4, // number 196, 32 bits
+	}
+	got, err := record.DecodeDescriptor(append(someDescriptor.Append(nil), unknown...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, *got, someDescriptor)
+}
+
+func TestADescriptorKeepsNothingOfItsValue(t *testing.T) {
+	value := someDescriptor.Append(nil)
+	got, err := record.DecodeDescriptor(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(value)
+	equal(t, *got, someDescriptor)
+}
+
+// fuzzRow checks that whatever a decoder accepts is written and read again as the same.
+func fuzzRow[T any](f *testing.F, seeds []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
+	f.Helper()
+	for i := range seeds {
+		f.Add(encode(&seeds[i]))
+	}
+	f.Add(randomBytes(1, 40))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		x, err := decode(value)
+		if err != nil {
+			if !errors.Is(err, record.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, err := decode(encode(&x))
+		if err != nil {
+			t.Fatalf("%+v cannot be read again: %v", x, err)
+		}
+		equal(t, again, x)
+	})
+}
+
+func FuzzDecodeCommit(f *testing.F) {
+	fuzzRow(f, []record.Commit{someCommit, {}}, encodeCommit, decodeCommit)
+}
+
+func FuzzDecodeDescriptor(f *testing.F) {
+	fuzzRow(f, []record.Descriptor{someDescriptor, {}}, encodeDescriptor, decodeDescriptor)
+}
+
+func FuzzDecodeMutable(f *testing.F) {
+	fuzzRow(f, []record.Mutable{someMutable, {}}, encodeMutable, record.DecodeMutable)
+}
+
+func FuzzDecodeProducer(f *testing.F) {
+	fuzzRow(f, []record.Producer{someProducer, {}}, encodeProducer, record.DecodeProducer)
+}
+
+func FuzzDecodeReference(f *testing.F) {
+	fuzzRow(f, []record.Reference{someReference, {}}, encodeReference, record.DecodeReference)
+}
+
+func FuzzDecodeRelease(f *testing.F) {
+	fuzzRow(f, []record.Release{someRelease, {}}, encodeRelease, record.DecodeRelease)
+}
+
+func BenchmarkDecodeCommit(b *testing.B) {
+	value := someCommit.Append(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := record.DecodeCommit(value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodeDescriptor(b *testing.B) {
+	value := someDescriptor.Append(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := record.DecodeDescriptor(value); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
