@@ -27,7 +27,7 @@ func TestATailOverAnUnreliableNetworkBringsEverythingInOrderAndOnce(t *testing.T
 				network := newUnreliable(1)
 				reader := &dsclient.Client{Base: c.Base, Backoff: fast, HTTP: &http.Client{Transport: network}}
 
-				const messages = 400
+				const messages = 1000
 				wrote := make(chan error, 1)
 				go func() {
 					for i := range messages {
@@ -74,8 +74,8 @@ func TestATailOverAnUnreliableNetworkBringsEverythingInOrderAndOnce(t *testing.T
 				if !last.Closed {
 					t.Error("the last batch does not say that the stream is closed")
 				}
-				if network.faults < 5 {
-					t.Errorf("only %d faults happened", network.faults)
+				if network.faults == 0 {
+					t.Error("nothing went wrong on the way")
 				}
 			})
 		}
