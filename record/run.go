@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"slices"
 	"time"
 
@@ -70,6 +71,7 @@ type Body struct {
 	bytes   []byte // as described in the package comment
 	payload int    // where in bytes the payloads begin
 	ends    []uint32
+	metadata
 }
 
 // NewBody copies the records, of which there must be at least one, into a body. Their payloads together
@@ -86,15 +88,14 @@ func NewBody(records []runnel.Record) *Body {
 			b.flags |= flagMetadata
 		}
 	}
-	var metadata []byte
 	if b.flags&flagMetadata != 0 {
-		metadata = appendMetadata(nil, records)
+		b.metadata = newMetadata(records)
 	}
 	lengths := binary.MaxVarintLen32
 	if b.flags&flagUniform == 0 {
 		lengths *= len(records)
 	}
-	b.bytes = make([]byte, 0, lengths+binary.MaxVarintLen32+len(metadata)+size)
+	b.bytes = make([]byte, 0, lengths+binary.MaxVarintLen32+len(b.pairs)+size)
 	if b.flags&flagUniform != 0 {
 		b.bytes = binary.AppendUvarint(b.bytes, uint64(len(records[0].Payload)))
 	} else {
@@ -107,8 +108,8 @@ func NewBody(records []runnel.Record) *Body {
 		}
 	}
 	if b.flags&flagMetadata != 0 {
-		b.bytes = binary.AppendUvarint(b.bytes, uint64(len(metadata)))
-		b.bytes = append(b.bytes, metadata...)
+		b.bytes = binary.AppendUvarint(b.bytes, uint64(len(b.pairs)))
+		b.bytes = append(b.bytes, b.pairs...)
 	}
 	b.payload = len(b.bytes)
 	for i := range records {
@@ -166,30 +167,19 @@ func (b *Body) AppendHeader(dst []byte, p *Place) []byte {
 // Run is a decoded run: entries of one segment with their places. It is not changed after it was made,
 // and may be shared.
 type Run struct {
-	place    Place
-	count    int
-	uniform  int      // length of each payload, when ends is nil
-	ends     []uint32 // where each payload ends
-	metadata []byte
-	payload  []byte
+	place   Place
+	count   int
+	uniform int      // length of each payload, when ends is nil
+	ends    []uint32 // where each payload ends
+	payload []byte
+	metadata
 }
 
 // At gives the body its place. The run shares the body's bytes.
 func (b *Body) At(p *Place) *Run {
-	r := &Run{place: *p, count: b.count, ends: b.ends, payload: b.bytes[b.payload:]}
+	r := &Run{place: *p, count: b.count, ends: b.ends, payload: b.bytes[b.payload:], metadata: b.metadata}
 	if b.ends == nil {
 		r.uniform = len(r.payload) / b.count
-	}
-	if b.flags&flagMetadata != 0 {
-		d := decoder{rest: b.bytes[:b.payload]}
-		if b.flags&flagUniform != 0 {
-			d.uvarint()
-		} else {
-			for range b.count {
-				d.uvarint()
-			}
-		}
-		r.metadata = d.bytes()
 	}
 	return r
 }
@@ -235,7 +225,9 @@ func DecodeRun(last runnel.Sequence, value []byte) (*Run, error) {
 		}
 	}
 	if h.flags&flagMetadata != 0 {
-		r.metadata = d.bytes()
+		if r.metadata, err = readMetadata(d.bytes(), h.count); err != nil {
+			return nil, err
+		}
 	}
 	r.payload = d.rest
 	if d.bad || total != uint64(len(r.payload)) || total > h.BytesThrough {
@@ -340,7 +332,7 @@ func (r *Run) Entry(i int) runnel.Entry {
 		Transaction: r.place.Transaction,
 		Time:        r.place.Time(),
 		Payload:     r.Payload(i),
-		Metadata:    metadataAt(r.metadata, i),
+		Metadata:    r.metadata.at(i),
 	}
 }
 
@@ -383,8 +375,8 @@ func (r *Run) slice(from, to int) *Run {
 			part.ends[i] = r.ends[from+i] - uint32(start)
 		}
 	}
-	if r.metadata != nil {
-		part.metadata = metadataFrom(r.metadata, from)
+	if r.starts != nil {
+		part.starts = r.starts[from:to]
 	}
 	return &part
 }
@@ -410,57 +402,64 @@ func DecodeFragment(value []byte) (count int, part []byte, err error) {
 	return int(n), d.rest, nil
 }
 
-func appendMetadata(dst []byte, records []runnel.Record) []byte {
+// metadata is that of the entries of a run, zero if none of them has any.
+type metadata struct {
+	pairs  []byte
+	starts []uint32 // where in pairs each entry's begin
+}
+
+func newMetadata(records []runnel.Record) metadata {
+	m := metadata{starts: make([]uint32, len(records))}
 	var keys []string
 	for i := range records {
-		m := records[i].Metadata
-		keys = keys[:0]
-		for k := range m {
-			keys = append(keys, k)
-		}
+		m.starts[i] = uint32(len(m.pairs))
+		keys = slices.AppendSeq(keys[:0], maps.Keys(records[i].Metadata))
 		slices.Sort(keys)
-		dst = binary.AppendUvarint(dst, uint64(len(keys)))
+		m.pairs = binary.AppendUvarint(m.pairs, uint64(len(keys)))
 		for _, k := range keys {
-			dst = appendString(dst, k)
-			dst = appendString(dst, m[k])
+			m.pairs = appendString(m.pairs, k)
+			m.pairs = appendString(m.pairs, records[i].Metadata[k])
 		}
-	}
-	return dst
-}
-
-func metadataFrom(metadata []byte, entry int) []byte {
-	d := decoder{rest: metadata}
-	for range entry {
-		for range d.uvarint() {
-			if d.bad {
-				return nil
-			}
-			d.bytes()
-			d.bytes()
-		}
-	}
-	return d.rest
-}
-
-func metadataAt(metadata []byte, entry int) map[string]string {
-	if metadata == nil {
-		return nil
-	}
-	d := decoder{rest: metadataFrom(metadata, entry)}
-	n := d.uvarint()
-	if n == 0 || n > uint64(len(d.rest)) {
-		return nil
-	}
-	m := make(map[string]string, n)
-	for range n {
-		k := string(d.bytes())
-		v := string(d.bytes())
-		if d.bad {
-			return nil
-		}
-		m[k] = v
 	}
 	return m
+}
+
+// readMetadata finds the metadata of each entry of a run.
+func readMetadata(pairs []byte, count int) (metadata, error) {
+	if count > len(pairs) {
+		return metadata{}, corrupt("metadata has more entries than bytes")
+	}
+	m := metadata{pairs: pairs, starts: make([]uint32, count)}
+	d := decoder{rest: pairs}
+	for i := range m.starts {
+		m.starts[i] = uint32(len(pairs) - len(d.rest))
+		for n := d.uvarint(); n > 0 && !d.bad; n-- {
+			d.bytes()
+			d.bytes()
+		}
+	}
+	if d.bad || len(d.rest) != 0 {
+		return metadata{}, corrupt("metadata is broken")
+	}
+	return m, nil
+}
+
+// at returns the metadata of entry i.
+func (m *metadata) at(i int) map[string]string {
+	if m.starts == nil {
+		return nil
+	}
+	d := decoder{rest: m.pairs[m.starts[i]:]}
+	n := d.uvarint()
+	if n == 0 {
+		return nil
+	}
+	all := make(map[string]string, n)
+	for range n {
+		k := string(d.bytes())
+		all[k] = string(d.bytes())
+	}
+	return all
 }
 
 func appendString(dst []byte, s string) []byte {
