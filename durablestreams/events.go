@@ -1,0 +1,159 @@
+package durablestreams
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/wire"
+)
+
+// serveEvents answers a GET with live=sse. Source: PROTOCOL.md, section 5.8.
+func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel.Segment, q query) error {
+	told, err := resume(r.Header, &q)
+	if err != nil {
+		return err
+	}
+	v, err := h.open(r.Context(), seg, q.from)
+	if err != nil {
+		return err
+	}
+	header := w.Header()
+	if v.From == v.Tail { // else a client would take this for the place after what it has yet to get
+		new(values).setOffset(header, v.Tail)
+		header[wire.HeaderUpToDate] = valueTrue
+		if v.Closed {
+			header[wire.HeaderClosed] = valueTrue
+		}
+	}
+	if v.Closed && v.From == v.Tail && told {
+		header[wire.HeaderCacheControl] = valueNoStore
+		w.WriteHeader(http.StatusNoContent) // which is how an EventSource learns not to come back
+		return nil
+	}
+	c := codecOf(v.ContentType)
+	header[wire.HeaderContentType] = valueEvents
+	header[wire.HeaderCacheControl] = valueNoCache
+	header[headerBuffering] = valueNo
+	if c == codecBinary {
+		header[wire.HeaderSSEDataEncoding] = valueBase64
+	}
+	f := follower{at: v.From, level: v.Tail, cursor: ownCursor(q.cursor), ends: h.rotation()}
+	if v.Closed {
+		h.serveClosed(w, r, c, &f, v)
+		return nil
+	}
+	if err := h.enter(); err != nil {
+		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderSSEDataEncoding, headerBuffering} {
+			delete(header, name)
+		}
+		return err
+	}
+	key := hubKey{seg: seg, id: v.ID}
+	f.hub = h.hubs.join(key, c, v.Tail)
+	if !h.cfg.KeepConnections && r.ProtoMajor == 1 && r.ProtoMinor == 1 {
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			h.takeOver(conn, responseHead(header), &f, v)
+			return nil
+		}
+	}
+	defer h.live.Done()
+	defer h.hubs.leave(f.hub)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(h.ended, cancel)()
+	f.out = h.stream(w)
+	f.follow(ctx, v)
+	return nil
+}
+
+// resume lets a browser's EventSource go on where it was: the id of the last event that it got, which is
+// that of a control event, goes before the offset in its URL. Told says that it has been told that the
+// stream is closed.
+func resume(header http.Header, q *query) (told bool, err error) {
+	id := header.Get(wire.HeaderLastEventID)
+	if id == "" {
+		return false, nil
+	}
+	id, told = strings.CutSuffix(id, closedSuffix)
+	at, err := runnel.ParseOffset(id)
+	if err != nil {
+		return false, wire.Invalid(wire.CodeInvalidOffset, "Last-Event-ID must be the id of an event of this server, not "+shown(id))
+	}
+	q.from = place{given: true, after: at}
+	return told, nil
+}
+
+// ownCursor is the cursor that a reader needs for itself because it is ahead of the clock; else empty.
+func ownCursor(client cursor) cursor {
+	now := time.Now()
+	if next := nextCursor(now, client); next != cursorAt(now) {
+		return next
+	}
+	return ""
+}
+
+// rotation is when a response that begins now ends.
+func (h *Handler) rotation() time.Time {
+	d := h.cfg.SSERotation
+	if d < 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d + time.Duration((rand.Float64()-0.5)*float64(d)/10))
+}
+
+// stream prepares to write events through net/http.
+func (h *Handler) stream(w http.ResponseWriter) *streamOutput {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{}) // not every connection has one
+	w.WriteHeader(http.StatusOK)
+	return &streamOutput{h: h, w: w, rc: rc}
+}
+
+// serveClosed sends what is left of a closed stream, and its end.
+func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f *follower, v runnel.View) {
+	out := h.stream(w)
+	if v.Tail == v.From {
+		_ = out.frame(c.control(v.Tail, "", true, true)) // the reader has gone
+		return
+	}
+	err := c.frames(v, v.Tail, f.number(), func(frame *frame) error {
+		if err := out.frame(frame); err != nil {
+			return err
+		}
+		return r.Context().Err()
+	})
+	if err == nil {
+		_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection
+	}
+}
+
+// takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, so
+// that all that net/http has built up for the request can go.
+func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.View) {
+	r := &reader{hub: f.hub, conn: conn, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
+	r.ctx, r.cancel = context.WithCancel(h.ended)
+	h.mu.Lock()
+	h.readers[r] = struct{}{}
+	h.mu.Unlock()
+	go r.watch()
+	f.out = &connOutput{r: r, head: head}
+	r.follow(f, v)
+}
+
+// responseHead is the head of a response that is written without net/http.
+func responseHead(header http.Header) []byte {
+	header["Date"] = []string{time.Now().UTC().Format(http.TimeFormat)}
+	header[headerConnection] = valueClose
+	header["Transfer-Encoding"] = []string{"chunked"}
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 200 OK\r\n")
+	_ = header.Write(&b) // a buffer takes everything
+	b.WriteString("\r\n")
+	return b.Bytes()
+}

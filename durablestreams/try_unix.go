@@ -1,0 +1,56 @@
+//go:build unix
+
+package durablestreams
+
+import (
+	"net"
+	"syscall"
+)
+
+// trier writes to connections without ever waiting for them. It is used by one goroutine at a time.
+type trier struct {
+	p    []byte
+	n    int
+	err  error
+	once func(fd uintptr) bool
+}
+
+// rawOf returns the connection as something that a trier can write to, nil if it is not of that kind.
+func rawOf(conn net.Conn) syscall.RawConn {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// try writes what the connection takes at once. It returns how much that was, and an error only if the
+// connection will never take more.
+func (t *trier) try(raw syscall.RawConn, p []byte) (int, error) {
+	if t.once == nil {
+		t.once = func(fd uintptr) bool {
+			for {
+				t.n, t.err = syscall.Write(int(fd), t.p)
+				if t.err != syscall.EINTR {
+					return true // done, whether or not it was all
+				}
+			}
+		}
+	}
+	t.p = p
+	err := raw.Write(t.once)
+	t.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case t.err == syscall.EAGAIN:
+		return 0, nil
+	case t.err != nil:
+		return 0, t.err
+	}
+	return t.n, nil
+}

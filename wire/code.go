@@ -1,0 +1,66 @@
+package wire
+
+import "github.com/runnelhq/runnel"
+
+// Code names the reason of a failure. Codes are part of the interface: they do not change, messages may.
+type Code string
+
+// The codes, with the status each one comes with.
+const (
+	CodeInvalidPath        Code = "invalid_path"         // 400: the URL is no stream name
+	CodeInvalidOffset      Code = "invalid_offset"       // 400: not an offset that this server hands out
+	CodeBeyondTail         Code = "offset_beyond_tail"   // 400: the offset has not been written yet
+	CodeInvalidRequest     Code = "invalid_request"      // 400: a header or parameter breaks a rule
+	CodeInvalidJSON        Code = "invalid_json"         // 400: the body is no JSON, or no UTF-8, or nested too deep
+	CodeEmptyBody          Code = "empty_body"           // 400: nothing to append, and not a close
+	CodeMissingContentType Code = "missing_content_type" // 400: a body without Content-Type
+	CodeProducerFenced     Code = "producer_fenced"      // 403: a newer epoch of the producer has written
+	CodeNotFound           Code = "not_found"            // 404: there is no such stream, or it expired
+	CodeMethodNotAllowed   Code = "method_not_allowed"   // 405: not on this URL
+	CodeBodyTimeout        Code = "body_timeout"         // 408: the body stopped arriving
+	CodeExists             Code = "exists"               // 409: the stream exists with another configuration
+	CodeClosed             Code = "closed"               // 409: the stream takes no more data
+	CodeContentType        Code = "content_type"         // 409: not the content type of the stream
+	CodeStreamSeq          Code = "stream_seq"           // 409: Stream-Seq does not increase
+	CodeProducerGap        Code = "producer_gap"         // 409: an earlier write of the producer is missing
+	CodeSoftDeleted        Code = "soft_deleted"         // 410, or 409 on PUT: deleted, but forks still read it
+	CodeTrimmed            Code = "trimmed"              // 410: retention has dropped what the offset asks for
+	CodePrecondition       Code = "precondition_failed"  // 412: If-Match or If-None-Match does not hold
+	CodeTooLarge           Code = "too_large"            // 413: the body is over a limit
+	CodeContentEncoding    Code = "content_encoding"     // 415: the body is compressed
+	CodeInternal           Code = "internal"             // 500: a defect of the server
+	CodeUnknown            Code = "outcome_unknown"      // 500: the write may or may not have happened
+	CodeFailed             Code = "storage_failed"       // 500: the storage is broken until a restart
+	CodeNotImplemented     Code = "not_implemented"      // 501: the URL is reserved
+	CodeUnavailable        Code = "unavailable"          // 503: nothing was written, retry later
+	CodeShutdown           Code = "shutting_down"        // 503: nothing was written, retry later
+)
+
+// sentinels pairs the codes with what they match on the side of a client.
+var sentinels = map[Code]error{
+	CodeInvalidPath:        runnel.ErrInvalid,
+	CodeInvalidOffset:      runnel.ErrInvalid,
+	CodeBeyondTail:         runnel.ErrBeyondTail,
+	CodeInvalidRequest:     runnel.ErrInvalid,
+	CodeInvalidJSON:        runnel.ErrInvalid,
+	CodeEmptyBody:          runnel.ErrInvalid,
+	CodeMissingContentType: runnel.ErrInvalid,
+	CodeProducerFenced:     runnel.ErrProducerFenced,
+	CodeNotFound:           runnel.ErrNotFound,
+	CodeMethodNotAllowed:   runnel.ErrInvalid,
+	CodeBodyTimeout:        runnel.ErrUnavailable,
+	CodeExists:             runnel.ErrExists,
+	CodeClosed:             runnel.ErrClosed,
+	CodeContentType:        runnel.ErrContentType,
+	CodeStreamSeq:          runnel.ErrStreamSeq,
+	CodeProducerGap:        runnel.ErrProducerGap,
+	CodeSoftDeleted:        runnel.ErrSoftDeleted,
+	CodeTrimmed:            runnel.ErrTrimmed,
+	CodePrecondition:       runnel.ErrTailMoved,
+	CodeTooLarge:           runnel.ErrTooLarge,
+	CodeContentEncoding:    runnel.ErrInvalid,
+	CodeUnknown:            runnel.ErrUnknown,
+	CodeFailed:             runnel.ErrFailed,
+	CodeUnavailable:        runnel.ErrUnavailable,
+	CodeShutdown:           runnel.ErrUnavailable,
+}

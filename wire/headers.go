@@ -1,0 +1,80 @@
+package wire
+
+// Headers of the protocol (PROTOCOL.md, sections 4.2, 5 and 13.2), in the canonical form of package
+// net/textproto, so that they can be used as keys of an [net/http.Header] directly.
+const (
+	HeaderNextOffset      = "Stream-Next-Offset"
+	HeaderUpToDate        = "Stream-Up-To-Date"
+	HeaderClosed          = "Stream-Closed"
+	HeaderCursor          = "Stream-Cursor"
+	HeaderSeq             = "Stream-Seq"
+	HeaderTTL             = "Stream-Ttl"
+	HeaderExpiresAt       = "Stream-Expires-At"
+	HeaderForkedFrom      = "Stream-Forked-From"
+	HeaderForkOffset      = "Stream-Fork-Offset"
+	HeaderForkSubOffset   = "Stream-Fork-Sub-Offset"
+	HeaderSSEDataEncoding = "Stream-Sse-Data-Encoding"
+
+	HeaderProducerID          = "Producer-Id"
+	HeaderProducerEpoch       = "Producer-Epoch"
+	HeaderProducerSeq         = "Producer-Seq"
+	HeaderProducerExpectedSeq = "Producer-Expected-Seq"
+	HeaderProducerReceivedSeq = "Producer-Received-Seq"
+)
+
+// Headers that Runnel adds. A client that does not know them loses nothing.
+const (
+	// HeaderEarliestOffset is, on a stream that has dropped entries, the earliest place to read from.
+	HeaderEarliestOffset = "Stream-Earliest-Offset"
+	// HeaderRetentionAge, on PUT and HEAD, is how long entries are kept, in seconds.
+	HeaderRetentionAge = "Stream-Retention-Age"
+	// HeaderRetentionBytes, on PUT and HEAD, is how many bytes of payload are kept.
+	HeaderRetentionBytes = "Stream-Retention-Bytes"
+	// HeaderRetentionCount, on PUT and HEAD, is how many entries are kept: messages of a JSON stream,
+	// appends of any other.
+	HeaderRetentionCount = "Stream-Retention-Count"
+)
+
+// Headers of HTTP itself that both ends use, in canonical form.
+const (
+	HeaderAllow        = "Allow"
+	HeaderCacheControl = "Cache-Control"
+	HeaderContentType  = "Content-Type"
+	HeaderETag         = "Etag"
+	HeaderIfMatch      = "If-Match"
+	HeaderIfNoneMatch  = "If-None-Match"
+	HeaderLastEventID  = "Last-Event-Id"
+	HeaderLocation     = "Location"
+	HeaderRetryAfter   = "Retry-After"
+)
+
+// Query parameters of a read.
+const (
+	QueryOffset  = "offset"
+	QueryLive    = "live"
+	QueryCursor  = "cursor"
+	QueryTimeout = "timeout"
+)
+
+// Values of the query parameter live.
+const (
+	LiveLongPoll = "long-poll"
+	LiveSSE      = "sse"
+)
+
+// Offsets that stand for a place rather than being one. Source: PROTOCOL.md, section 8.
+const (
+	OffsetStart = "-1"
+	OffsetNow   = "now"
+)
+
+// Events of a live read, and the fields of the control event. Source: PROTOCOL.md, section 5.8.
+const (
+	EventData    = "data"
+	EventControl = "control"
+
+	FieldNextOffset = "streamNextOffset"
+	FieldCursor     = "streamCursor"
+	FieldUpToDate   = "upToDate"
+	FieldClosed     = "streamClosed"
+)
