@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httptrace"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -105,7 +106,12 @@ type outgoing struct {
 	seq   uint64
 	prev  <-chan struct{} // closed when the batch before is accepted
 	done  chan struct{}   // closed when this one is
+	wrote chan struct{}   // closed when it has been sent for the first time
+	once  sync.Once       // for wrote
 }
+
+// written is called whenever all of a request is on its way.
+func (b *outgoing) written(httptrace.WroteRequestInfo) { b.once.Do(func() { close(b.wrote) }) }
 
 // NewWriter returns a Writer for a stream that exists. When ctx ends, what has not been accepted is given
 // up, and every method fails. The caller must call Close.
@@ -208,6 +214,7 @@ func (w *Writer) send(last bool) error {
 		bytes: w.taken - rest,
 		close: last && w.options.CloseStream,
 		done:  make(chan struct{}),
+		wrote: make(chan struct{}),
 	}
 	w.filled = append(make([]byte, 0, min(cap(body), 2*w.options.BatchBytes)), body[len(body)-rest:]...)
 	if w.json && len(b.body) > 0 {
@@ -339,19 +346,24 @@ func (w *Writer) run(ctx context.Context) {
 				cancel()
 			}
 		})
-		// The first batch goes alone: it establishes the producer, and may have to claim its epoch.
+		// The next batch waits until this one has been sent. They travel over different connections, and one
+		// that arrives first is refused and sent again.
+		wrote := b.wrote
 		if seq == 0 {
-			select {
-			case <-b.done:
-			case <-w.failed:
-				return
-			}
+			wrote = nil // The first goes alone: it establishes the producer, and may have to claim its epoch.
+		}
+		select {
+		case <-wrote:
+		case <-b.done:
+		case <-w.failed:
+			return
 		}
 	}
 }
 
 // deliver sends a batch until it is accepted.
 func (w *Writer) deliver(ctx context.Context, b *outgoing) error {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: b.written})
 	failures := 0
 	for !w.has(b) {
 		inOrder := isClosed(b.prev)
