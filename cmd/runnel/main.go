@@ -36,6 +36,7 @@ type commands struct {
 	Fork    forkCmd    `cmd:"" help:"Create a stream that begins with the data of another one."`
 	Close   closeCmd   `cmd:"" help:"Let nothing more be appended to a stream."`
 	Stat    statCmd    `cmd:"" help:"Describe a stream."`
+	Ls      lsCmd      `cmd:"" help:"List streams."`
 	Rm      rmCmd      `cmd:"" help:"Delete streams."`
 	Version versionCmd `cmd:"" help:"Print the version of this program."`
 }
@@ -60,6 +61,7 @@ func run(args []string, std stdio) int {
 		kong.Writers(std.out, std.err),
 		kong.Exit(func(code int) { exited = code }),
 		kong.Vars{"url": defaultURL},
+		kong.WithHyphenPrefixedParameters(true), // for --offset -1
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {
