@@ -188,7 +188,7 @@ func (h *Handler) split(b *body, contentType string, post bool) error {
 // that it is closed, that it is of another type. A writer learns nothing from a complaint about a body
 // that the stream would not have taken anyway. Source: PROTOCOL.md, section 5.2, "Error Precedence".
 func (h *Handler) preferState(r *http.Request, seg runnel.Segment, err error) error {
-	var f *wire.Failure
+	var f *wire.Error
 	if !errors.As(err, &f) || f.Status != http.StatusBadRequest {
 		return err
 	}
@@ -212,12 +212,12 @@ func explainAppend(err error, p *runnel.Producer, ifMatch bool) error {
 	case p != nil && errors.Is(err, runnel.ErrClosed):
 		// The published TypeScript client reads a 409 as a gap and, without an expected sequence, sends the
 		// same again at once, for ever. One that is not below its own makes it stop.
-		f := wire.FailureOf(err)
+		f := wire.ErrorOf(err)
 		seq := strconv.FormatUint(p.Seq, 10)
 		f.Headers = append(f.Headers, wire.HeaderProducerExpectedSeq, seq, wire.HeaderProducerReceivedSeq, seq)
 		return f
 	case ifMatch && errors.Is(err, runnel.ErrNotFound):
-		f := wire.FailureOf(err)
+		f := wire.ErrorOf(err)
 		f.Status, f.Detail.Code, f.Detail.Message = http.StatusPreconditionFailed, wire.CodePrecondition, "If-Match needs a stream, and there is none"
 		return f
 	}

@@ -54,7 +54,7 @@ func (h *Handler) release(b *body) {
 func (h *Handler) receive(w http.ResponseWriter, r *http.Request) (*body, error) {
 	if e := r.Header[headerEncoding]; len(e) > 0 && (len(e) > 1 || e[0] != "identity" && e[0] != "") {
 		w.Header()["Accept-Encoding"] = []string{"identity"}
-		return nil, &wire.Failure{
+		return nil, &wire.Error{
 			Status: http.StatusUnsupportedMediaType,
 			Detail: wire.Detail{Code: wire.CodeContentEncoding, Message: "bodies are stored as they are sent; send them without Content-Encoding"},
 		}
@@ -105,7 +105,7 @@ func (h *Handler) fill(b *body, w http.ResponseWriter, r *http.Request) error {
 			}
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return &wire.Failure{
+			return &wire.Error{
 				Status: http.StatusRequestTimeout,
 				Detail: wire.Detail{Code: wire.CodeBodyTimeout, Message: fmt.Sprintf("nothing of the body arrived for %s, after %d bytes", h.cfg.ProgressTimeout, len(b.bytes))},
 			}

@@ -31,7 +31,7 @@ type Config struct {
 	// DefaultPrefix. The handler looks at the whole path of a request, so mount it without StripPrefix.
 	Prefix string
 	// Store tells whose data a request is about. Nil means the default store for all requests. Its error is
-	// answered by wire.FailureOf, so it may be a *wire.Failure of any status, 401 for instance.
+	// answered by wire.ErrorOf, so it may be a *wire.Error of any status, 401 for instance.
 	Store func(*http.Request) (runnel.Store, error)
 	// BaseURL is the scheme and host that Location shows, for example "https://streams.example.com". Empty
 	// means what the request came with.

@@ -243,7 +243,7 @@ func forwarded(r *http.Request, name string) string {
 func explainCreate(err error, createOnly bool) error {
 	switch {
 	case errors.Is(err, runnel.ErrSoftDeleted):
-		f := wire.FailureOf(err)
+		f := wire.ErrorOf(err)
 		f.Status = http.StatusConflict
 		return f
 	case createOnly && errors.Is(err, runnel.ErrExists):
@@ -253,7 +253,7 @@ func explainCreate(err error, createOnly bool) error {
 }
 
 func alreadyExists(tail runnel.Sequence) error {
-	f := &wire.Failure{
+	f := &wire.Error{
 		Status: http.StatusPreconditionFailed,
 		Detail: wire.Detail{Code: wire.CodePrecondition, Message: "If-None-Match: * needs a new stream, and this one exists"},
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // writeFailure answers with the one shape that all errors have.
-func writeFailure(w http.ResponseWriter, f *wire.Failure) {
+func writeFailure(w http.ResponseWriter, f *wire.Error) {
 	header := w.Header()
 	for i := 0; i+1 < len(f.Headers); i += 2 {
 		header[f.Headers[i]] = []string{f.Headers[i+1]}

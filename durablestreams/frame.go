@@ -3,6 +3,7 @@ package durablestreams
 import (
 	"bytes"
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -105,7 +106,7 @@ func (e *encoder) add(p []byte) {
 	if e.entries == 0 {
 		switch e.codec {
 		case codecBinary:
-			e.raw = p[:len(p):len(p)]
+			e.raw = slices.Clip(p) // so that another entry is added to a copy
 		case codecText, codecJSON:
 			e.start(len(p) + len(p)/8)
 			e.b = append(e.b, "event: data\ndata:"...)

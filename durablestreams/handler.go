@@ -100,7 +100,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	path, ok := strings.CutPrefix(r.URL.Path, h.cfg.Prefix)
 	if !ok && r.URL.Path != h.root {
-		return &wire.Failure{
+		return &wire.Error{
 			Status: http.StatusNotFound,
 			Detail: wire.Detail{Code: wire.CodeNotFound, Message: "streams are under " + h.cfg.Prefix},
 		}
@@ -113,7 +113,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return h.serveList(w, r)
 	}
 	if first, _, _ := strings.Cut(path, "/"); first == runnel.ReservedElement {
-		return &wire.Failure{
+		return &wire.Error{
 			Status: http.StatusNotImplemented,
 			Detail: wire.Detail{Code: wire.CodeNotImplemented, Message: "paths under " + runnel.ReservedElement + " are reserved, and nothing is served there"},
 		}
@@ -149,7 +149,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 // notAllowed returns the failure of a method that the URL does not know.
 func notAllowed(w http.ResponseWriter, allow []string) error {
 	w.Header()[wire.HeaderAllow] = allow
-	return &wire.Failure{
+	return &wire.Error{
 		Status: http.StatusMethodNotAllowed,
 		Detail: wire.Detail{Code: wire.CodeMethodNotAllowed, Message: "the method is not one of " + allow[0]},
 	}
@@ -167,7 +167,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() != nil {
 		err = &runnel.UnavailableError{Reason: "the time for the request is over", RetryAfter: time.Second}
 	}
-	f := wire.FailureOf(err)
+	f := wire.ErrorOf(err)
 	if f.Status >= http.StatusInternalServerError && f.Cause != nil {
 		level := slog.LevelError
 		if f.Status == http.StatusServiceUnavailable {

@@ -174,8 +174,8 @@ func (b *hub) write(r *reader, p []byte, at runnel.Sequence) bool {
 func (b *hub) remember(f *frame) {
 	b.recent = append(b.recent, f)
 	size := 0
-	for i := len(b.recent) - 1; i >= 0; i-- {
-		size += len(b.recent[i].chunk)
+	for i, old := range slices.Backward(b.recent) {
+		size += len(old.chunk)
 		if n := len(b.recent) - i; n > 1 && (n > recentFrames || size > recentBytes) {
 			b.recent = slices.Delete(b.recent, 0, i+1)
 			return

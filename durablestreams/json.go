@@ -27,7 +27,7 @@ func splitJSON(records []runnel.Record, body []byte, maxMessages, maxDepth int) 
 	if start == len(body) {
 		return records, wire.Invalid(wire.CodeInvalidJSON, "the body holds no JSON value")
 	}
-	end := start
+	var end int
 	if body[start] != '[' {
 		if end = s.value(start); end < 0 {
 			return records, s.failure()

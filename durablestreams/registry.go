@@ -278,5 +278,5 @@ func (g *registry) report(ctx context.Context, err error) {
 		return
 	}
 	g.h.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "the registry of streams is behind",
-		slog.String("store", g.seg.Store.String()), slog.String("code", string(wire.FailureOf(err).Detail.Code)), slog.Any("error", err))
+		slog.String("store", g.seg.Store.String()), slog.String("code", string(wire.ErrorOf(err).Detail.Code)), slog.Any("error", err))
 }

@@ -3,6 +3,7 @@
 package durablestreams
 
 import (
+	"errors"
 	"net"
 	"syscall"
 )
@@ -35,7 +36,7 @@ func (t *trier) try(raw syscall.RawConn, p []byte) (int, error) {
 		t.once = func(fd uintptr) bool {
 			for {
 				t.n, t.err = syscall.Write(int(fd), t.p)
-				if t.err != syscall.EINTR {
+				if !errors.Is(t.err, syscall.EINTR) {
 					return true // done, whether or not it was all
 				}
 			}
@@ -47,7 +48,7 @@ func (t *trier) try(raw syscall.RawConn, p []byte) (int, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case t.err == syscall.EAGAIN:
+	case errors.Is(t.err, syscall.EAGAIN):
 		return 0, nil
 	case t.err != nil:
 		return 0, t.err

@@ -1,0 +1,277 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+// Error is a failed request as it goes over the wire. It is an error, so that a handler may return one
+// where no error of package runnel says enough.
+type Error struct {
+	// Status is the HTTP status.
+	Status int
+	// Headers are names in canonical form and their values, in turn.
+	Headers []string
+	// Detail is the content of the body.
+	Detail Detail
+	// Cause is what the failure was made of; it does not leave the server.
+	Cause error
+}
+
+func (f *Error) Error() string { return f.Detail.Message }
+
+func (f *Error) Unwrap() error { return f.Cause }
+
+// Is makes a failure match the sentinel of package runnel that stands for its code.
+func (f *Error) Is(target error) bool { return target != nil && sentinels[f.Detail.Code] == target }
+
+// Body is the JSON object that every error response carries.
+type Body struct {
+	Error Detail `json:"error"`
+	// EarliestOffset repeats that of the detail, where older clients look for it.
+	EarliestOffset string `json:"earliest_offset,omitempty"`
+}
+
+// Detail says what went wrong, and with which numbers. Fields that do not apply are left out.
+type Detail struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	// NextOffset is the tail of the stream.
+	NextOffset string `json:"next_offset,omitempty"`
+	// EarliestOffset is the earliest place that can still be read from.
+	EarliestOffset string `json:"earliest_offset,omitempty"`
+	// Closed says that the stream is closed.
+	Closed bool `json:"closed,omitempty"`
+	// Limit is the limit that was exceeded.
+	Limit int64 `json:"limit,omitempty"`
+	// Field is in what an existing stream differs from the request.
+	Field string `json:"field,omitempty"`
+	// Have and Want are the two values of what differs.
+	Have string `json:"have,omitempty"`
+	Want string `json:"want,omitempty"`
+	// Epoch is the current epoch of the producer.
+	Epoch *uint64 `json:"epoch,omitempty"`
+	// ExpectedSeq and ReceivedSeq are sequences of the producer.
+	ExpectedSeq *uint64 `json:"expected_seq,omitempty"`
+	ReceivedSeq *uint64 `json:"received_seq,omitempty"`
+	// RetryAfter is when a retry is worth it, in seconds.
+	RetryAfter int `json:"retry_after,omitempty"`
+}
+
+// NewBody returns the body of a failure.
+func (f *Error) NewBody() Body {
+	return Body{Error: f.Detail, EarliestOffset: f.Detail.EarliestOffset}
+}
+
+// Err returns the error that a client reports for a body: it matches the sentinel of package runnel that
+// stands for the code, if there is one.
+func (b Body) Err(status int) error { return &Error{Status: status, Detail: b.Error} }
+
+// Invalid returns the failure of a request that breaks a rule whatever the state of the stream is.
+func Invalid(code Code, message string) *Error {
+	return &Error{Status: http.StatusBadRequest, Detail: Detail{Code: code, Message: message}}
+}
+
+// TooLarge returns the failure of a request that is over a limit.
+func TooLarge(message string, limit int64) *Error {
+	return &Error{
+		Status: http.StatusRequestEntityTooLarge,
+		Detail: Detail{Code: CodeTooLarge, Message: message, Limit: limit},
+	}
+}
+
+// Unavailable returns the failure of a request that had no effect and may be tried again.
+func Unavailable(code Code, message string, after time.Duration) *Error {
+	seconds := max(1, int((after+time.Second-1)/time.Second))
+	return &Error{
+		Status:  http.StatusServiceUnavailable,
+		Headers: []string{HeaderRetryAfter, strconv.Itoa(seconds)},
+		Detail:  Detail{Code: code, Message: message, RetryAfter: seconds},
+	}
+}
+
+// ErrorOf says how an error is answered. This is the only place where errors become statuses.
+//
+// 503 promises that nothing was written. A write whose outcome is unknown is therefore a 500 with a code
+// of its own: a client that repeats it needs a producer or If-Match to be sure that it is written once.
+// An error that is none of package runnel is a defect, and its text stays inside.
+func ErrorOf(err error) *Error {
+	if known, ok := errors.AsType[*Error](err); ok {
+		return known
+	}
+	f := conflict(err)
+	if f == nil {
+		f = refused(err)
+	}
+	if f == nil {
+		f = broken(err)
+	}
+	f.Cause = err
+	return f
+}
+
+// conflict explains errors that come from the state of the stream.
+func conflict(err error) *Error {
+	var closed *runnel.ClosedError
+	var exists *runnel.ExistsError
+	var contentType *runnel.ContentTypeError
+	var streamSeq *runnel.StreamSeqError
+	var fenced *runnel.ProducerFencedError
+	var gap *runnel.ProducerGapError
+	var moved *runnel.TailMovedError
+	var trimmed *runnel.TrimmedError
+	switch {
+	case errors.As(err, &closed):
+		tail := closed.Tail.Offset()
+		return &Error{
+			Status:  http.StatusConflict,
+			Headers: []string{HeaderClosed, "true", HeaderNextOffset, tail},
+			Detail:  Detail{Code: CodeClosed, Message: "the stream is closed at offset " + tail, NextOffset: tail, Closed: true},
+		}
+	case errors.As(err, &exists):
+		return &Error{
+			Status: http.StatusConflict,
+			Detail: Detail{
+				Code:    CodeExists,
+				Message: fmt.Sprintf("the stream exists with %s %s, not %s", exists.Field, exists.Have, exists.Want),
+				Field:   exists.Field, Have: exists.Have, Want: exists.Want,
+			},
+		}
+	case errors.As(err, &contentType):
+		return &Error{
+			Status: http.StatusConflict,
+			Detail: Detail{
+				Code:    CodeContentType,
+				Message: fmt.Sprintf("the stream has content type %q, not %q", contentType.Have, contentType.Got),
+				Field:   "content type", Have: contentType.Have, Want: contentType.Got,
+			},
+		}
+	case errors.As(err, &streamSeq):
+		return &Error{
+			Status: http.StatusConflict,
+			Detail: Detail{
+				Code:    CodeStreamSeq,
+				Message: fmt.Sprintf("%s %q is not greater than the last one, %q", HeaderSeq, streamSeq.Got, streamSeq.Last),
+				Field:   HeaderSeq, Have: streamSeq.Last, Want: streamSeq.Got,
+			},
+		}
+	case errors.As(err, &fenced):
+		return &Error{
+			Status:  http.StatusForbidden,
+			Headers: []string{HeaderProducerEpoch, decimal(fenced.Epoch)},
+			Detail: Detail{
+				Code:    CodeProducerFenced,
+				Message: fmt.Sprintf("the producer is at epoch %d, got %d", fenced.Epoch, fenced.Got),
+				Epoch:   &fenced.Epoch,
+			},
+		}
+	case errors.As(err, &gap):
+		return &Error{
+			Status:  http.StatusConflict,
+			Headers: []string{HeaderProducerExpectedSeq, decimal(gap.Expected), HeaderProducerReceivedSeq, decimal(gap.Got)},
+			Detail: Detail{
+				Code:        CodeProducerGap,
+				Message:     fmt.Sprintf("the producer must continue at sequence %d, got %d", gap.Expected, gap.Got),
+				ExpectedSeq: &gap.Expected, ReceivedSeq: &gap.Got,
+			},
+		}
+	case errors.As(err, &moved):
+		tail := moved.Tail.Offset()
+		return &Error{
+			Status:  http.StatusPreconditionFailed,
+			Headers: []string{HeaderNextOffset, tail},
+			Detail: Detail{
+				Code:       CodePrecondition,
+				Message:    "the tail of the stream is " + tail + ", not " + moved.Want.Offset(),
+				NextOffset: tail,
+			},
+		}
+	case errors.As(err, &trimmed):
+		earliest := trimmed.Earliest.Offset()
+		return &Error{
+			Status:  http.StatusGone,
+			Headers: []string{HeaderEarliestOffset, earliest},
+			Detail: Detail{
+				Code:           CodeTrimmed,
+				Message:        "data after offset " + trimmed.From.Offset() + " is no longer retained; the earliest offset is " + earliest,
+				EarliestOffset: earliest,
+			},
+		}
+	case errors.Is(err, runnel.ErrSoftDeleted):
+		return &Error{
+			Status: http.StatusGone,
+			Detail: Detail{Code: CodeSoftDeleted, Message: "the stream is deleted; its data is kept only for its forks"},
+		}
+	case errors.Is(err, runnel.ErrNotFound):
+		return &Error{
+			Status: http.StatusNotFound,
+			Detail: Detail{Code: CodeNotFound, Message: "there is no such stream"},
+		}
+	}
+	return nil
+}
+
+// refused explains errors that come from the request alone.
+func refused(err error) *Error {
+	var large *runnel.TooLargeError
+	var beyond *runnel.BeyondTailError
+	var offset *runnel.OffsetError
+	var name *runnel.NameError
+	switch {
+	case errors.As(err, &large):
+		return TooLarge(message(err), large.Limit)
+	case errors.As(err, &beyond):
+		tail := beyond.Tail.Offset()
+		return &Error{
+			Status: http.StatusBadRequest,
+			Detail: Detail{Code: CodeBeyondTail, Message: "the offset is beyond the tail of the stream, which is " + tail, NextOffset: tail},
+		}
+	case errors.As(err, &offset):
+		return Invalid(CodeInvalidOffset, message(err))
+	case errors.As(err, &name):
+		return Invalid(CodeInvalidPath, message(err))
+	case errors.Is(err, runnel.ErrTooLarge):
+		return TooLarge(message(err), 0)
+	case errors.Is(err, runnel.ErrInvalid):
+		return Invalid(CodeInvalidRequest, message(err))
+	}
+	return nil
+}
+
+// broken explains errors that are nobody's fault, or the server's.
+func broken(err error) *Error {
+	var unavailable *runnel.UnavailableError
+	switch {
+	case errors.As(err, &unavailable):
+		return Unavailable(CodeUnavailable, "nothing was written: "+unavailable.Reason, unavailable.RetryAfter)
+	case errors.Is(err, runnel.ErrUnavailable):
+		return Unavailable(CodeUnavailable, "nothing was written", time.Second)
+	case errors.Is(err, runnel.ErrShutdown):
+		return Unavailable(CodeShutdown, "nothing was written: the server is shutting down", time.Second)
+	case errors.Is(err, runnel.ErrUnknown):
+		return &Error{
+			Status: http.StatusInternalServerError,
+			Detail: Detail{Code: CodeUnknown, Message: "the write may or may not have happened; a retry with producer headers or If-Match finds out"},
+		}
+	case errors.Is(err, runnel.ErrFailed):
+		return &Error{
+			Status: http.StatusInternalServerError,
+			Detail: Detail{Code: CodeFailed, Message: "the storage failed; nothing is acknowledged until the server is started again"},
+		}
+	}
+	return &Error{
+		Status: http.StatusInternalServerError,
+		Detail: Detail{Code: CodeInternal, Message: "internal error"},
+	}
+}
+
+// message is the text of an error of package runnel without the name of the package.
+func message(err error) string { return strings.TrimPrefix(err.Error(), "runnel: ") }
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
