@@ -1,0 +1,519 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const catchUpBytes = 200 << 20
+
+// catchUp measures one reader of a stream of 200 MB, after a restart, so that the server has to read it.
+func catchUp(contentType string) func(context.Context, *machine) ([]result, error) {
+	return func(ctx context.Context, m *machine) ([]result, error) {
+		name := "catchup/bytes"
+		body := bytes.Repeat(text(64), 1024)
+		if contentType == jsonType {
+			name, body = "catchup/json", jsonBatch(100, 1024)
+		}
+		p, err := m.serve("")
+		if err != nil {
+			return nil, err
+		}
+		if err := create(ctx, p.addr, "catchup-", contentType, 1); err != nil {
+			return nil, err
+		}
+		post := request("POST", streamPath("catchup-0"), contentType, body)
+		_, err = load{
+			addr: p.addr, conns: 4, most: catchUpBytes / len(body),
+			next: func(int, int) []byte { return post },
+		}.run(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.stop(syscall.SIGTERM); err != nil {
+			return nil, err
+		}
+		if p, err = m.serve(p.data); err != nil {
+			return nil, err
+		}
+		before, _, err := p.rss()
+		if err != nil {
+			return nil, err
+		}
+		// Once without counting, so that both sides read what is in memory: the page cache here.
+		if _, err := readAll(p.addr, streamPath("catchup-0")); err != nil {
+			return nil, err
+		}
+		value, err := readFor(ctx, p.addr, streamPath("catchup-0"), m.opts.duration)
+		if err != nil {
+			return nil, err
+		}
+		_, peak, err := p.rss()
+		if err != nil {
+			return nil, err
+		}
+		m.stopAll()
+		if p, err = m.peer("memory", strconv.Itoa(catchUpBytes)); err != nil {
+			return nil, err
+		}
+		limit, err := readFor(ctx, p.addr, "/", m.opts.duration)
+		if err != nil {
+			return nil, err
+		}
+		grown := (peak - before) / 1e6
+		return []result{
+			{
+				Name: name, Value: value.perSecond, Unit: "MB/s",
+				Limit: limit.perSecond, LimitName: "handler with the bytes in memory", Target: 0.4,
+				GeneratorCPU: value.cpu, LimitCPU: limit.cpu,
+				Note: fmt.Sprintf("first byte after %s ms", number(value.p50.Seconds()*1e3)),
+			},
+			{
+				Name: name + "/memory", Value: grown, Unit: "MB",
+				Note: fmt.Sprintf("resident %s MB before, %s MB at most", number(before/1e6), number(peak/1e6)),
+			},
+		}, nil
+	}
+}
+
+// readFor reads a stream from its beginning, again and again. The result is in MB/s; p50 is the median
+// time to the first byte.
+func readFor(ctx context.Context, addr, path string, duration time.Duration) (loadResult, error) {
+	var cpu usage
+	cpu.begin()
+	var first []time.Duration
+	total, began := 0, time.Now()
+	for len(first) < 3 || time.Since(began) < duration {
+		if err := ctx.Err(); err != nil {
+			return loadResult{}, err
+		}
+		r, err := readAll(addr, path)
+		if err != nil {
+			return loadResult{}, err
+		}
+		first = append(first, r.first)
+		total += r.bytes
+	}
+	took := time.Since(began).Seconds()
+	slices.Sort(first)
+	return loadResult{
+		requests: len(first), perSecond: float64(total) / 1e6 / took, p50: first[len(first)/2], cpu: cpu.end(),
+	}, nil
+}
+
+type read struct {
+	bytes int
+	first time.Duration // from the request to the head of the answer
+}
+
+// readAll reads a stream from its beginning until it is up to date.
+func readAll(addr, path string) (read, error) {
+	c, err := dial(addr)
+	if err != nil {
+		return read{}, err
+	}
+	defer c.Close()
+	c.buf = make([]byte, 256<<10)
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		return read{}, err
+	}
+	var r read
+	for offset := "-1"; ; {
+		began := time.Now()
+		if _, err := c.Write(request("GET", path+"?offset="+offset, "", nil)); err != nil {
+			return r, err
+		}
+		status, err := c.readHead()
+		if err != nil {
+			return r, err
+		}
+		if status != 200 {
+			return r, fmt.Errorf("a read was answered with status %d", status)
+		}
+		if r.first == 0 {
+			r.first = time.Since(began)
+		}
+		next, upToDate := string(c.header("Stream-Next-Offset")), c.header("Stream-Up-To-Date") != nil
+		n, err := c.discardBody()
+		if err != nil {
+			return r, err
+		}
+		r.bytes += n
+		if upToDate || next == "" || next == offset {
+			break
+		}
+		offset = next
+	}
+	if r.bytes < catchUpBytes*9/10 {
+		return r, fmt.Errorf("read %d bytes of a stream of %d", r.bytes, catchUpBytes)
+	}
+	return r, nil
+}
+
+// discardBody drops the body of an answer, chunked or not, and returns its length.
+func (c *conn) discardBody() (int, error) {
+	if v := c.header("Content-Length"); v != nil {
+		n, err := strconv.Atoi(string(v))
+		if err != nil {
+			return 0, err
+		}
+		return n, c.discard(n)
+	}
+	if !strings.EqualFold(string(c.header("Transfer-Encoding")), "chunked") {
+		return 0, errors.New("an answer had no length")
+	}
+	total := 0
+	for {
+		line, err := c.readLine()
+		if err != nil {
+			return total, err
+		}
+		size, err := strconv.ParseInt(string(line), 16, 64)
+		if err != nil {
+			return total, err
+		}
+		if err := c.discard(int(size)); err != nil {
+			return total, err
+		}
+		total += int(size)
+		if line, err := c.readLine(); err != nil || len(line) > 0 {
+			return total, errors.Join(err, errors.New("a chunk did not end where it should"))
+		}
+		if size == 0 {
+			return total, nil
+		}
+	}
+}
+
+// readLine reads up to CRLF. It is valid until the next read.
+func (c *conn) readLine() ([]byte, error) {
+	for {
+		if i := bytes.Index(c.buf[:c.have], []byte("\r\n")); i >= 0 {
+			c.head = append(c.head[:0], c.buf[:i]...)
+			c.drop(i + 2)
+			return c.head, nil
+		}
+		if err := c.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// readers are connections that read server-sent events and look for the marks of records in them.
+type readers struct {
+	conns     []*conn
+	delivered atomic.Int64
+	wg        sync.WaitGroup
+	mu        sync.Mutex
+	err       error
+}
+
+// subscribe opens n readers at the tail of a stream, or of an answer of frames.
+func subscribe(addr, path string, n int) (*readers, error) {
+	rs := &readers{}
+	for range n {
+		c, err := dial(addr)
+		if err != nil {
+			rs.close()
+			return nil, err
+		}
+		rs.conns = append(rs.conns, c)
+		if _, err := c.Write(request("GET", path, "", nil)); err != nil {
+			rs.close()
+			return nil, err
+		}
+	}
+	for _, c := range rs.conns {
+		status, err := c.readHead()
+		if err == nil && status != 200 {
+			err = fmt.Errorf("a live read was answered with status %d", status)
+		}
+		if err != nil {
+			rs.close()
+			return nil, err
+		}
+	}
+	return rs, nil
+}
+
+// start begins to read. seen, if not nil, is called with the number of every record and when it came.
+func (rs *readers) start(seen func(reader, n int, at time.Time)) {
+	for i, c := range rs.conns {
+		rs.wg.Go(func() {
+			if err := rs.read(i, c, seen); err != nil {
+				rs.mu.Lock()
+				defer rs.mu.Unlock()
+				rs.err = errors.Join(rs.err, err)
+			}
+		})
+	}
+}
+
+func (rs *readers) read(i int, c *conn, seen func(reader, n int, at time.Time)) error {
+	for {
+		n, err := c.Read(c.buf[c.have:])
+		if err != nil {
+			return nil // the reader was closed, or the server ended: whoever waits for deliveries will miss them
+		}
+		at := time.Now()
+		c.have += n
+		rest := c.buf[:c.have]
+		found := 0
+		for {
+			j := bytes.IndexByte(rest, mark)
+			if j < 0 {
+				rest = nil
+				break
+			}
+			if len(rest) < j+9 {
+				rest = rest[j:]
+				break
+			}
+			if seen != nil {
+				number, err := strconv.Atoi(string(rest[j+1 : j+9]))
+				if err != nil {
+					return err
+				}
+				seen(i, number, at)
+			}
+			found++
+			rest = rest[j+9:]
+		}
+		c.have = copy(c.buf, rest)
+		if found > 0 {
+			rs.delivered.Add(int64(found))
+		}
+	}
+}
+
+func (rs *readers) close() {
+	for _, c := range rs.conns {
+		_ = c.Close()
+	}
+	rs.wg.Wait()
+}
+
+// await waits until so many records have been delivered to all readers together.
+func (rs *readers) await(ctx context.Context, n int64) error {
+	tick := time.NewTicker(50 * time.Microsecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(30 * time.Second)
+	for rs.delivered.Load() < n {
+		if time.Now().After(deadline) {
+			rs.mu.Lock()
+			defer rs.mu.Unlock()
+			return errors.Join(fmt.Errorf("%d of %d deliveries came in 30 s", rs.delivered.Load(), n), rs.err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+const live = "?offset=now&live=sse"
+
+// subscribed starts a server with one text stream and n readers of it, and a connection for a writer.
+func (m *machine) subscribed(ctx context.Context, n int) (p *process, rs *readers, writer *conn, err error) {
+	if p, err = m.serve(""); err != nil {
+		return nil, nil, nil, err
+	}
+	if err = create(ctx, p.addr, "live-", "text/plain", 1); err != nil {
+		return nil, nil, nil, err
+	}
+	if rs, err = subscribe(p.addr, streamPath("live-0")+live, n); err != nil {
+		return nil, nil, nil, err
+	}
+	writer, err = dial(p.addr)
+	return p, rs, writer, err
+}
+
+func publish(writer *conn, n int) error {
+	status, err := writer.do(request("POST", streamPath("live-0"), "text/plain", payload(n, recordBytes)))
+	if err == nil && !success(status) {
+		err = fmt.Errorf("an append was answered with status %d", status)
+	}
+	return err
+}
+
+// delivery measures from just before an append to its arrival at a reader, while nothing else happens.
+func delivery(ctx context.Context, m *machine) ([]result, error) {
+	disk, err := m.disk(ctx, 128)
+	if err != nil {
+		return nil, err
+	}
+	empty, err := m.empty(ctx, 1, request("POST", streamPath("any"), octets, payload(0, recordBytes)))
+	if err != nil {
+		return nil, err
+	}
+	_, rs, writer, err := m.subscribed(ctx, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	defer rs.close()
+	arrived := make(chan time.Time, 1)
+	rs.start(func(_, _ int, at time.Time) { arrived <- at })
+	var took []time.Duration
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; n < 1000 && time.Duration(n)*2*time.Millisecond < m.opts.duration; n++ {
+		<-tick.C
+		began := time.Now()
+		if err := publish(writer, n); err != nil {
+			return nil, err
+		}
+		select {
+		case at := <-arrived:
+			took = append(took, at.Sub(began))
+		case <-time.After(10 * time.Second):
+			return nil, errors.New("a record did not arrive in 10 s")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	slices.Sort(took)
+	median := took[len(took)/2].Seconds() * 1e3
+	return []result{{
+		Name: "delivery/sse", Value: median, Unit: "ms",
+		Limit: disk.MedianMS + empty.p50.Seconds()*1e3, LimitName: "median fdatasync + empty request", Target: 1.5, Less: true,
+		Note: fmt.Sprintf("p99 %s ms; fdatasync %s ms, empty request %s ms", number(took[len(took)*99/100].Seconds()*1e3),
+			number(disk.MedianMS), number(empty.p50.Seconds()*1e3)),
+	}}, nil
+}
+
+const fanOutReaders = 1000
+
+// fanOut measures how fast records reach 1,000 readers: first with a writer that waits until all have the
+// last record, so that every delivery is a write of its own, then with one that is ahead of them.
+func fanOut(ctx context.Context, m *machine) ([]result, error) {
+	bare, err := m.peer("frames", strconv.Itoa(fanOutReaders))
+	if err != nil {
+		return nil, err
+	}
+	limit, err := subscribe(bare.addr, "/", fanOutReaders)
+	if err != nil {
+		return nil, err
+	}
+	limit.start(nil)
+	limitRate, limitCPU, err := limit.rate(ctx, m.opts.duration, func(int) error {
+		return limit.await(ctx, limit.delivered.Load()+1)
+	})
+	limit.close()
+	m.stopAll()
+	if err != nil {
+		return nil, err
+	}
+
+	var rows []result
+	for _, kind := range []struct {
+		name   string
+		ahead  int
+		target float64
+	}{{"fanout/1000/max", 0, 0.5}, {"fanout/1000/ahead", 16, 0}} {
+		rate, cpu, err := m.fanOutAhead(ctx, kind.ahead)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, result{
+			Name: kind.name, Value: rate, Unit: "/s", Limit: limitRate, LimitName: "bare write loop", Target: kind.target,
+			GeneratorCPU: cpu, LimitCPU: limitCPU, Note: number(rate/fanOutReaders) + " appends/s",
+		})
+	}
+	return rows, nil
+}
+
+// fanOutAhead returns the deliveries in a second with a writer that is so many records ahead of the readers.
+func (m *machine) fanOutAhead(ctx context.Context, ahead int) (perSecond, cores float64, err error) {
+	_, rs, writer, err := m.subscribed(ctx, fanOutReaders)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer m.stopAll()
+	defer writer.Close()
+	defer rs.close()
+	rs.start(nil)
+	return rs.rate(ctx, m.opts.duration, func(n int) error {
+		if err := rs.await(ctx, int64(n-ahead)*fanOutReaders); err != nil {
+			return err
+		}
+		return publish(writer, n)
+	})
+}
+
+// rate repeats step for the duration, after a warm-up, and returns the deliveries in a second and the
+// cores that this process used.
+func (rs *readers) rate(ctx context.Context, duration time.Duration, step func(n int) error) (perSecond, cores float64, err error) {
+	var cpu usage
+	var before int64
+	var counted time.Time
+	began := time.Now()
+	for n := 0; ; n++ {
+		if counted.IsZero() && time.Since(began) > duration/5 {
+			counted, before = time.Now(), rs.delivered.Load()
+			cpu.begin()
+		}
+		if !counted.IsZero() && time.Since(counted) > duration {
+			break
+		}
+		if err := errors.Join(ctx.Err(), step(n)); err != nil {
+			return 0, 0, err
+		}
+	}
+	return float64(rs.delivered.Load()-before) / time.Since(counted).Seconds(), cpu.end(), nil
+}
+
+// fanOutLatency measures the time from an append to its arrival at each of 1,000 readers, with 50 appends a
+// second.
+func fanOutLatency(ctx context.Context, m *machine) ([]result, error) {
+	const perSecond = 50
+	_, rs, writer, err := m.subscribed(ctx, fanOutReaders)
+	if err != nil {
+		return nil, err
+	}
+	defer writer.Close()
+	defer rs.close()
+	appends := int(m.opts.duration.Seconds() * perSecond)
+	sent := make([]atomic.Int64, appends)
+	epoch := time.Now()
+	took := make([][]time.Duration, fanOutReaders)
+	rs.start(func(reader, n int, at time.Time) {
+		took[reader] = append(took[reader], at.Sub(epoch)-time.Duration(sent[n].Load()))
+	})
+	var cpu usage
+	cpu.begin()
+	tick := time.NewTicker(time.Second / perSecond)
+	defer tick.Stop()
+	for n := range appends {
+		<-tick.C
+		sent[n].Store(int64(time.Since(epoch)))
+		if err := publish(writer, n); err != nil {
+			return nil, err
+		}
+	}
+	used := cpu.end()
+	if err := rs.await(ctx, int64(appends)*fanOutReaders); err != nil {
+		return nil, err
+	}
+	rs.close()
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	return []result{{
+		Name: "fanout/1000/p99", Value: all[len(all)*99/100].Seconds() * 1e3, Unit: "ms",
+		Limit: 50, LimitName: "agreed", Target: 1, Less: true, GeneratorCPU: used,
+		Note: fmt.Sprintf("50 appends/s; p50 %s ms, worst %s ms", number(all[len(all)/2].Seconds()*1e3), number(all[len(all)-1].Seconds()*1e3)),
+	}}, nil
+}
