@@ -51,11 +51,14 @@ func checkCreate(o *runnel.CreateOptions) error {
 	if o.Retention.Age < 0 {
 		return &runnel.InvalidError{What: "retention age", Rule: "must not be negative"}
 	}
-	if most := o.Retention.Bytes; most > 0 {
-		for i := range o.Records {
-			if n := uint64(len(o.Records[i].Payload)); n > most {
-				return &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(most), Got: int64(n)}
-			}
+	return fit(o.Records, o.Retention)
+}
+
+// fit returns nil if each of the records can be retained.
+func fit(records []runnel.Record, bounds runnel.Retention) error {
+	for i := range records {
+		if n := uint64(len(records[i].Payload)); bounds.Bytes > 0 && n > bounds.Bytes {
+			return &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(bounds.Bytes), Got: int64(n)}
 		}
 	}
 	return nil

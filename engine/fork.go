@@ -107,7 +107,7 @@ func (e *Engine) findFork(ctx context.Context, addr runnel.Segment, o *runnel.Cr
 		}
 		var created runnel.Created
 		free := false
-		err = seg.sp.write(ctx, rowBytes, 1, func(t *tx) error {
+		err = seg.sp.write(ctx, 16*rowBytes, 8, func(t *tx) error {
 			if seg.stale.Load() {
 				return errRetry
 			}
@@ -118,7 +118,7 @@ func (e *Engine) findFork(ctx context.Context, addr runnel.Segment, o *runnel.Cr
 				free = true
 				return nil
 			case lifeSoftDeleted:
-				return &runnel.SoftDeletedError{Segment: addr}
+				return t.live(seg, addr)
 			}
 			created = runnel.Created{Info: st.info(addr), Existed: true}
 			return st.matches(addr, o)
@@ -150,6 +150,11 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 	}
 	if o.ContentType != "" && runnel.MediaType(o.ContentType) != runnel.MediaType(st.desc.ContentType) {
 		return nil, &runnel.ContentTypeError{Segment: source, Have: st.desc.ContentType, Got: o.ContentType}
+	}
+	if o.Retention == (runnel.Retention{}) {
+		if err := fit(o.Records, st.desc.Retention); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := e.retain(ctx, seg, st); err != nil {
 		return nil, err
@@ -345,8 +350,12 @@ func (e *Engine) tryDereference(ctx context.Context, source runnel.Segment, id u
 		}
 		return nil
 	})
-	if ended {
+	switch st := seg.durable.Load(); {
+	case err != nil:
+	case ended:
 		e.cleaner.tidy(seg.sp.part)
+	case st.inc != nil && st.inc.retained.get() > 0:
+		e.cleaner.trim(source, id) // the fork may have kept what retention has cut
 	}
 	return err
 }

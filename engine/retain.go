@@ -121,10 +121,6 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if err != nil {
 		return err
 	}
-	keep, err := seg.sp.pinned(ctx, st)
-	if err != nil {
-		return err
-	}
 	err = seg.sp.write(ctx, 4*rowBytes, 3, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() || st.desc == nil || st.inc.id != id {
@@ -145,6 +141,14 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if err != nil {
 		return err
 	}
+	// A fork whose claim is staged by now is waited for; one that comes later begins after at.
+	if err := seg.sp.barrier(ctx); err != nil {
+		return err
+	}
+	keep, err := seg.sp.pinned(ctx, id)
+	if err != nil {
+		return err
+	}
 	e.cleaner.vacuum.note(seg.sp.part)
 	dropped := storage.Range{From: runKey(nil, id, 0), To: runKey(nil, id, min(at, keep)+1)}
 	keys, err := e.drop(ctx, seg.sp.part, dropped, nil)
@@ -155,12 +159,9 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 }
 
 // pinned is the place before the first entry that a fork of the segment may read.
-func (sp *space) pinned(ctx context.Context, st *state) (runnel.Sequence, error) {
+func (sp *space) pinned(ctx context.Context, id uint64) (runnel.Sequence, error) {
 	keep := runnel.MaxSequence
-	if st.desc.References == 0 {
-		return keep, nil
-	}
-	for pair, err := range sp.e.driver.Scan(ctx, sp.part, segmentRange(keyReference, st.inc.id)) {
+	for pair, err := range sp.e.driver.Scan(ctx, sp.part, segmentRange(keyReference, id)) {
 		if err != nil {
 			return 0, storageError(err)
 		}
