@@ -39,6 +39,7 @@ type trimKey struct {
 const sweepPage = 1024
 
 // orphanAge is how old a reference must be before it is asked for its fork: the fork may be on its way.
+// A fork is not created on a reference that is half as old.
 const orphanAge = time.Minute
 
 func (c *cleaner) start(e *Engine) {
@@ -385,9 +386,29 @@ func (c *cleaner) references(ctx context.Context, part storage.Partition) error 
 	return nil
 }
 
-// holds tells whether a segment is the fork that a reference is for, or was and has left a release, by
-// which the reference is taken back in order.
+// holds tells whether a segment is the fork that a reference is for, or will ever be.
 func (e *Engine) holds(ctx context.Context, fork runnel.Segment, reference [16]byte) (bool, error) {
+	held, err := e.names(ctx, fork, reference)
+	if held || err != nil {
+		return held, err
+	}
+	// The fork's creation may be staged, here or in another process. A commit that changes nothing lets
+	// those before it come to an end, and makes those that it overtakes begin again, when the reference
+	// is too old for them.
+	sp, err := e.enter(ctx, fork.In())
+	if err != nil {
+		return false, err
+	}
+	defer sp.leave()
+	if err := sp.removeRows(ctx, [][]byte{referenceKey(0, reference)}); err != nil {
+		return false, err
+	}
+	return e.names(ctx, fork, reference)
+}
+
+// names tells whether a segment is the fork that a reference is for, or was and has left a release, by
+// which the reference is taken back in order.
+func (e *Engine) names(ctx context.Context, fork runnel.Segment, reference [16]byte) (bool, error) {
 	seg, err := e.acquire(ctx, fork)
 	if err != nil {
 		return false, err

@@ -105,6 +105,9 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 			created = runnel.Created{Info: st.info(addr), Existed: true}
 			return st.matches(addr, o)
 		}
+		if from != nil && e.now()-from.claimed >= orphanAge.Microseconds()/2 {
+			return &runnel.UnavailableError{Reason: "storage took too long to make a fork"}
+		}
 		t.expire(seg)
 		t.create(seg, o, from, bodies)
 		created = runnel.Created{Info: seg.staged.info(addr)}

@@ -26,6 +26,8 @@ import (
 type branch struct {
 	fork   *record.Fork
 	source *record.Descriptor
+	// claimed is when the source was made to count the fork, in microseconds.
+	claimed int64
 	// partial is the beginning of the entry inside which the fork branches off. The fork gets it as an
 	// entry of its own; nil when it branches off between entries.
 	partial *runnel.Record
@@ -189,7 +191,7 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 		desc := *st.desc
 		desc.References++
 		t.describe(seg, &desc)
-		from.source = &desc
+		from.source, from.claimed = &desc, e.now()
 		return nil
 	})
 	if err != nil {
