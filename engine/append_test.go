@@ -371,6 +371,7 @@ func TestConcurrentWritersLoseAndDoubleNothing(t *testing.T) {
 		if len(got) != writers*writes {
 			t.Fatalf("%d entries in %s, want %d", len(got), path, writers*writes)
 		}
+		wantOrder(t, got)
 		last := make(map[string]int)
 		for i, e := range got {
 			if positions[e.Position] {
