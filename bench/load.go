@@ -34,6 +34,9 @@ func dial(addr string) (*conn, error) {
 	return &conn{Conn: c, buf: make([]byte, 4096)}, nil
 }
 
+// hangUp closes the connection. All that counts has been read.
+func (c *conn) hangUp() { _ = c.Close() }
+
 // request puts a request together.
 func request(method, path, contentType string, body []byte) []byte {
 	var b bytes.Buffer

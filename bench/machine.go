@@ -157,11 +157,12 @@ func (m *machine) serve(data string, env ...string) (*process, error) {
 }
 
 func waitReady(addr string) error {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	deadline := time.Now().Add(60 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		resp, err := http.Get("http://" + addr + "/readyz")
+		resp, err := client.Get("http://" + addr + "/readyz")
 		if err == nil {
 			_, err = io.Copy(io.Discard, resp.Body)
 			_ = resp.Body.Close()
@@ -223,20 +224,4 @@ func (p *process) rss() (now, peak float64, err error) {
 		}
 	}
 	return now, peak, nil
-}
-
-// resetPeak makes the most memory ever what it is now.
-func (p *process) resetPeak() error {
-	return os.WriteFile("/proc/"+strconv.Itoa(p.cmd.Process.Pid)+"/clear_refs", []byte("5"), 0)
-}
-
-// diskBytes returns what the files below a directory take.
-func diskBytes(dir string) (total float64, err error) {
-	err = filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
-		if err == nil && !info.IsDir() {
-			total += float64(info.Size())
-		}
-		return err
-	})
-	return total, err
 }

@@ -77,7 +77,9 @@ func bench(opts options) (err error) {
 	if opts.list {
 		for _, s := range scenarios {
 			for _, name := range s.rows {
-				fmt.Println(name)
+				if _, err := fmt.Fprintln(os.Stdout, name); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -240,8 +242,9 @@ func report(w io.Writer, opts options, results []result, took time.Duration) err
 		e.SetIndent("", "  ")
 		return e.Encode(results)
 	}
-	fmt.Fprintln(w, "| row | value | limit | ratio | target | | generator | notes |")
-	fmt.Fprintln(w, "|---|--:|--:|--:|--:|---|--:|---|")
+	var table strings.Builder
+	fmt.Fprintln(&table, "| row | value | limit | ratio | target | | generator | notes |")
+	fmt.Fprintln(&table, "|---|--:|--:|--:|--:|---|--:|---|")
 	missed, measured := 0, 0
 	for _, r := range results {
 		limit, ratio, target, cpu := "", "", "", ""
@@ -268,11 +271,12 @@ func report(w io.Writer, opts options, results []result, took time.Duration) err
 				cpu += " **busy**"
 			}
 		}
-		fmt.Fprintf(w, "| %s | %s %s | %s | %s | %s | %s | %s | %s |\n",
+		fmt.Fprintf(&table, "| %s | %s %s | %s | %s | %s | %s | %s | %s |\n",
 			r.Name, number(r.Value), r.Unit, limit, ratio, target, r.verdict(), cpu, r.Note)
 	}
-	_, err := fmt.Fprintf(w, "\n%d of %d targets reached, in %s, %s for a row, %d time(s).\n",
+	fmt.Fprintf(&table, "\n%d of %d targets reached, in %s, %s for a row, %d time(s).\n",
 		measured-missed, measured, took.Round(time.Second), opts.duration, opts.count)
+	_, err := io.WriteString(w, table.String())
 	return err
 }
 

@@ -52,7 +52,7 @@ func runPeer(kind string, args []string) error {
 func listen() (net.Listener, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err == nil {
-		fmt.Println(l.Addr())
+		_, err = fmt.Fprintln(os.Stdout, l.Addr())
 	}
 	return l, err
 }
@@ -111,7 +111,7 @@ func serveFrames(n int) error {
 	for {
 		for _, c := range conns {
 			if _, err := c.Write(frame); err != nil {
-				return nil // the generator has seen enough
+				return err // the generator has seen enough
 			}
 		}
 	}
@@ -159,6 +159,6 @@ func measureDisk(dir string, size int, duration time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println(string(out))
-	return nil
+	_, err = fmt.Fprintln(os.Stdout, string(out))
+	return err
 }

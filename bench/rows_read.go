@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,7 +125,7 @@ func readAll(addr, path string) (read, error) {
 	if err != nil {
 		return read{}, err
 	}
-	defer c.Close()
+	defer c.hangUp()
 	c.buf = make([]byte, 256<<10)
 	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return read{}, err
@@ -264,7 +266,7 @@ func (rs *readers) read(i int, c *conn, seen func(reader, n int, at time.Time)) 
 	for {
 		n, err := c.Read(c.buf[c.have:])
 		if err != nil {
-			return nil // the reader was closed, or the server ended: whoever waits for deliveries will miss them
+			return unlessEnded(err)
 		}
 		at := time.Now()
 		c.have += n
@@ -295,6 +297,14 @@ func (rs *readers) read(i int, c *conn, seen func(reader, n int, at time.Time)) 
 			rs.delivered.Add(int64(found))
 		}
 	}
+}
+
+// unlessEnded returns an error of a read that is not the end of the connection.
+func unlessEnded(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 func (rs *readers) close() {
@@ -363,7 +373,7 @@ func delivery(ctx context.Context, m *machine) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer writer.Close()
+	defer writer.hangUp()
 	defer rs.close()
 	arrived := make(chan time.Time, 1)
 	rs.start(func(_, _ int, at time.Time) { arrived <- at })
@@ -443,7 +453,7 @@ func (m *machine) fanOutAhead(ctx context.Context, ahead int) (perSecond, cores 
 		return 0, 0, err
 	}
 	defer m.stopAll()
-	defer writer.Close()
+	defer writer.hangUp()
 	defer rs.close()
 	rs.start(nil)
 	return rs.rate(ctx, m.opts.duration, func(n int) error {
@@ -484,7 +494,7 @@ func fanOutLatency(ctx context.Context, m *machine) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer writer.Close()
+	defer writer.hangUp()
 	defer rs.close()
 	appends := int(m.opts.duration.Seconds() * perSecond)
 	sent := make([]atomic.Int64, appends)

@@ -50,7 +50,7 @@ func idleReaders(ctx context.Context, m *machine) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer writer.Close()
+	defer writer.hangUp()
 	defer rs.close()
 	if err := publish(writer, 0); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func idleStreams(ctx context.Context, m *machine) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer c.hangUp()
 	status, err := c.do(request("GET", name(streams/2)+"?offset=-1", "", nil))
 	took := time.Since(began)
 	if err != nil || status != 200 {

@@ -63,7 +63,7 @@ func (c *appendCmd) Run(ctx context.Context, std stdio) error {
 		BatchBytes:  int(c.Batch),
 		CloseStream: c.Close,
 		Retrying: func(err error, wait time.Duration) {
-			fmt.Fprintf(std.err, "runnel: %v; trying again in %s\n", err, wait.Round(time.Millisecond))
+			std.note("%v; trying again in %s", err, wait.Round(time.Millisecond))
 		},
 	}
 	if c.Producer != "" {
@@ -87,11 +87,11 @@ func (c *appendCmd) Run(ctx context.Context, std stdio) error {
 	acked := w.Acked()
 	p.end("appended %d bytes up to offset %s", acked.Bytes, acked.Offset)
 	if err = cmp.Or(err, inputErr); err != nil {
-		fmt.Fprintf(std.err, "runnel: stopped after %d bytes, which are appended\n", acked.Bytes)
+		std.note("stopped after %d bytes, which are appended", acked.Bytes)
 		return err
 	}
 	if acked.Duplicates > 0 {
-		fmt.Fprintf(std.err, "runnel: %d of %d batches were there already, from producer %q\n", acked.Duplicates, acked.Batches, c.Producer)
+		std.note("%d of %d batches were there already, from producer %q", acked.Duplicates, acked.Batches, c.Producer)
 	}
 	if c.PrintOffset {
 		_, err = fmt.Fprintln(std.out, acked.Offset)
@@ -151,7 +151,8 @@ func eachLine(in io.Reader, do func(number int, line []byte) error) error {
 			long = append(long, part...)
 			continue
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended {
 			return err
 		}
 		line := part
@@ -164,7 +165,7 @@ func eachLine(in io.Reader, do func(number int, line []byte) error) error {
 				return err
 			}
 		}
-		if err != nil {
+		if ended {
 			return nil
 		}
 		number, long = number+1, long[:0]

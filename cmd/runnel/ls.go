@@ -39,7 +39,7 @@ func (c *lsCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err != nil {
 		return err
 	}
-	out := bufio.NewWriter(std.out)
+	out := bufio.NewWriter(std.out) // keeps an error until it is flushed, and so does the table
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	lines := json.NewEncoder(out)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -55,13 +55,13 @@ func (c *lsCmd) Run(ctx context.Context, std stdio) (err error) {
 			continue
 		}
 		if n == 0 {
-			fmt.Fprintln(table, "STREAM\tCONTENT TYPE\tOFFSET\tCREATED\t")
+			_, _ = fmt.Fprintln(table, "STREAM\tCONTENT TYPE\tOFFSET\tCREATED\t")
 		}
 		state := ""
 		if s.Closed {
 			state = "closed"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Stream, s.ContentType, s.Offset, s.Created.Format(time.RFC3339), state)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Stream, s.ContentType, s.Offset, s.Created.Format(time.RFC3339), state)
 		if n++; n%lsAlign == 0 {
 			if err := table.Flush(); err != nil {
 				return err

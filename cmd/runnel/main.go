@@ -47,6 +47,11 @@ type stdio struct {
 	out, err io.Writer
 }
 
+// note tells the user something on standard error. If that fails there is nobody to tell.
+func (s stdio) note(format string, args ...any) {
+	_, _ = fmt.Fprintf(s.err, "runnel: "+format+"\n", args...)
+}
+
 func main() {
 	os.Exit(run(os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
 }
@@ -75,10 +80,10 @@ func run(args []string, std stdio) int {
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(std.err, "runnel: %v\n", err)
+		std.note("%v", err)
 		var parse *kong.ParseError
 		if errors.As(err, &parse) && parse.Context.Selected() != nil {
-			fmt.Fprintf(std.err, "See \"runnel %s --help\".\n", parse.Context.Selected().FullPath()[len("runnel "):])
+			std.note("see \"%s --help\"", parse.Context.Selected().FullPath())
 		}
 		return exitUsage
 	}
@@ -87,7 +92,7 @@ func run(args []string, std stdio) int {
 	defer stop()
 	kctx.BindTo(ctx, (*context.Context)(nil))
 	if err := kctx.Run(std); err != nil {
-		return report(err, std.err)
+		return report(err, std)
 	}
 	return exitOK
 }
@@ -102,11 +107,11 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 
 // report prints why a command failed and returns its exit code. A reader that went away needs no words,
 // and neither does the user's own interrupt.
-func report(err error, stderr io.Writer) int {
+func report(err error, std stdio) int {
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, context.Canceled) {
 		return exitFailure
 	}
-	fmt.Fprintf(stderr, "runnel: %v\n", err)
+	std.note("%v", err)
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
 		return exitUsage
 	}

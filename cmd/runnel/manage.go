@@ -48,7 +48,7 @@ func (c *createCmd) Run(ctx context.Context, std stdio) error {
 		Closed:      c.Closed,
 	})
 	if err == nil && created.Existed {
-		fmt.Fprintf(std.err, "runnel: %s was there already\n", c.Stream)
+		std.note("%s was there already", c.Stream)
 	}
 	return err
 }
@@ -70,7 +70,7 @@ func (c *forkCmd) Run(ctx context.Context, std stdio) error {
 		Fork: &dsclient.Fork{Source: c.Source, At: dsclient.Offset(c.At), Sub: c.Sub},
 	})
 	if err == nil && created.Existed {
-		fmt.Fprintf(std.err, "runnel: %s was there already\n", c.New)
+		std.note("%s was there already", c.New)
 	}
 	return err
 }
@@ -153,10 +153,10 @@ func (c *statCmd) Run(ctx context.Context, std stdio) error {
 		}
 		return json.NewEncoder(std.out).Encode(d)
 	}
-	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0) // keeps an error until it is flushed
 	row := func(name string, value any, show bool) {
 		if show {
-			fmt.Fprintf(t, "%s\t%v\n", name, value)
+			_, _ = fmt.Fprintf(t, "%s\t%v\n", name, value)
 		}
 	}
 	row("URL", url, true)

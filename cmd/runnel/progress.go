@@ -32,7 +32,7 @@ func watch(w io.Writer, verb string) *progress {
 		for {
 			select {
 			case <-tick.C:
-				fmt.Fprintf(w, "\r\x1b[K%s", p.line())
+				_, _ = fmt.Fprintf(w, "\r\x1b[K%s", p.line())
 			case <-p.stop:
 				return
 			}
@@ -59,10 +59,11 @@ func (p *progress) end(format string, args ...any) {
 	if p.w == nil {
 		return
 	}
-	fmt.Fprint(p.w, "\r\x1b[K")
+	last := "\r\x1b[K"
 	if format != "" {
-		fmt.Fprintf(p.w, format+"\n", args...)
+		last += fmt.Sprintf(format, args...) + "\n"
 	}
+	_, _ = io.WriteString(p.w, last)
 }
 
 // isTerminal tells a terminal from files and pipes. It takes other character devices for terminals too,

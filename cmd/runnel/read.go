@@ -32,7 +32,7 @@ func (c *readCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	p := watch(std.err, "read")
 	err = copyOut(r, io.MultiWriter(std.out, p), c.JSON)
 	p.end("read %d bytes up to offset %s", p.bytes.Load(), r.Offset())
@@ -110,7 +110,7 @@ func (c *tailCmd) Run(ctx context.Context, std stdio) error {
 		LongPoll: c.LongPoll || strings.HasPrefix(runnel.MediaType(info.ContentType), "text/"),
 		Retrying: func(err error, wait time.Duration) {
 			if err != nil {
-				fmt.Fprintf(std.err, "runnel: %v; trying again in %s\n", err, wait.Round(time.Millisecond))
+				std.note("%v; trying again in %s", err, wait.Round(time.Millisecond))
 			}
 		},
 	}
@@ -140,15 +140,15 @@ func (c *tailCmd) catchUp(ctx context.Context, client *dsclient.Client, w io.Wri
 	if err != nil {
 		return from, false, err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	err = copyOut(r, w, c.JSON)
 	return r.Offset(), r.Closed(), err
 }
 
 // interrupted makes the user's interrupt, which is how a tail ends, no error.
 func interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }

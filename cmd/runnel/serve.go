@@ -142,7 +142,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // again, unless something below fails before it serves
 
 	driver, err := c.openDriver(log)
 	if err != nil {
@@ -169,7 +169,9 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 
-	fmt.Fprintf(std.out, "runnel listening on %s (%s)\n", c.url(listener.Addr()), c.where())
+	if _, err := fmt.Fprintf(std.out, "runnel listening on %s (%s)\n", c.url(listener.Addr()), c.where()); err != nil {
+		log.Warn("nobody reads standard output", "err", err)
+	}
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
@@ -181,7 +183,9 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	health.draining.Store(true)
 	log.Info("draining", "timeout", c.DrainTimeout)
 	err = c.drain(server, streams)
-	<-served
+	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	if err == nil {
 		log.Info("stopped")
 	}

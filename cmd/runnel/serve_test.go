@@ -70,23 +70,20 @@ func TestAnAddressInUseIsNamed(t *testing.T) {
 func TestLiveReadersEndCleanlyWhenTheServerStops(t *testing.T) {
 	s := inMemory(t)
 	s.must("x", "append", "a")
-	for _, live := range []string{"sse", "long-poll"} {
-		resp, err := http.Get(s.streams() + "/a?offset=-1&live=sse")
-		if err != nil {
-			t.Fatal(live, err)
-		}
-		defer resp.Body.Close()
-		r := bufio.NewReader(resp.Body)
-		if line, err := r.ReadString('\n'); err != nil || line != "event: data\n" {
-			t.Fatalf("got %q %v", line, err)
-		}
-		defer func() {
-			if _, err := io.Copy(io.Discard, r); err != nil {
-				t.Errorf("the reader was cut off: %v", err)
-			}
-		}()
+	client := &http.Client{Timeout: within}
+	resp, err := client.Get(s.streams() + "/a?offset=-1&live=sse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	r := bufio.NewReader(resp.Body)
+	if line, err := r.ReadString('\n'); err != nil || line != "event: data\n" {
+		t.Fatalf("got %q %v", line, err)
 	}
 	s.stop()
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Errorf("the reader was cut off: %v", err)
+	}
 }
 
 // held opens a request whose body does not come to its end.

@@ -67,11 +67,11 @@ func (c *Client) Append(ctx context.Context, stream string, body []byte, o Appen
 		return Appended{}, err
 	}
 	a := Appended{
-		Offset:    Offset(resp.Header.Get(wire.HeaderNextOffset)),
-		Duplicate: o.Producer != nil && len(body) > 0 && resp.StatusCode == http.StatusNoContent,
-		Closed:    isTrue(resp.Header, wire.HeaderClosed),
+		Offset:    Offset(resp.header.Get(wire.HeaderNextOffset)),
+		Duplicate: o.Producer != nil && len(body) > 0 && resp.status == http.StatusNoContent,
+		Closed:    isTrue(resp.header, wire.HeaderClosed),
 	}
-	if seq := number(resp.Header, wire.HeaderProducerSeq); seq != nil {
+	if seq := number(resp.header, wire.HeaderProducerSeq); seq != nil {
 		a.ProducerSeq = *seq
 	}
 	return a, nil

@@ -8,16 +8,17 @@ import (
 
 func TestWaitsGrowUpToABoundAndAreNeverShorterThanAsked(t *testing.T) {
 	b := Backoff{First: 100 * time.Millisecond, Most: time.Second}
-	for failures, bound := range map[int]time.Duration{1: 100, 2: 200, 3: 400, 4: 800, 5: 1000, 500: 1000} {
+	for failures, bound := range map[int]int{1: 100, 2: 200, 3: 400, 4: 800, 5: 1000, 500: 1000} {
+		bound := time.Duration(bound) * time.Millisecond
 		longest := time.Duration(0)
 		for range 1000 {
 			wait := b.after(failures, errors.New("x"))
-			if wait <= 0 || wait > bound*time.Millisecond {
+			if wait <= 0 || wait > bound {
 				t.Fatalf("after %d failures it waits for %s", failures, wait)
 			}
 			longest = max(longest, wait)
 		}
-		if longest < bound*time.Millisecond*8/10 {
+		if longest < bound*8/10 {
 			t.Errorf("after %d failures it never waits for longer than %s", failures, longest)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -107,12 +108,8 @@ func (c *Client) doURL(ctx context.Context, target string, r request) (*http.Res
 	if err != nil {
 		return nil, &finalError{fmt.Errorf("dsclient: %w", err)}
 	}
-	for name, values := range c.Header {
-		req.Header[name] = values
-	}
-	for name, values := range r.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, c.Header)
+	maps.Copy(req.Header, r.header)
 	client := c.HTTP
 	if client == nil {
 		client = defaultHTTP
@@ -127,14 +124,21 @@ func (c *Client) doURL(ctx context.Context, target string, r request) (*http.Res
 	return resp, nil
 }
 
-// finish sends r and drops the body of the answer, so that the connection can be used again.
-func (c *Client) finish(ctx context.Context, r request) (*http.Response, error) {
+// answer is a response of which the body is of no interest.
+type answer struct {
+	status int
+	header http.Header
+}
+
+// finish sends r and drops the body of the response, so that the connection can be used again.
+func (c *Client) finish(ctx context.Context, r request) (answer, error) {
 	resp, err := c.do(ctx, r)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
+	defer resp.Body.Close()
 	drain(resp.Body)
-	return resp, nil
+	return answer{resp.StatusCode, resp.Header}, nil
 }
 
 // drain reads the little that may be left of a body, and closes it. An error here only costs the

@@ -81,10 +81,10 @@ func (c *Client) Create(ctx context.Context, stream string, o CreateOptions) (Cr
 		return Created{}, err
 	}
 	return Created{
-		Existed:     resp.StatusCode == http.StatusOK,
-		ContentType: resp.Header.Get(wire.HeaderContentType),
-		Offset:      Offset(resp.Header.Get(wire.HeaderNextOffset)),
-		Closed:      isTrue(resp.Header, wire.HeaderClosed),
+		Existed:     resp.status == http.StatusOK,
+		ContentType: resp.header.Get(wire.HeaderContentType),
+		Offset:      Offset(resp.header.Get(wire.HeaderNextOffset)),
+		Closed:      isTrue(resp.header, wire.HeaderClosed),
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -23,6 +24,9 @@ type Listed struct {
 
 // listPage is how many streams one request asks for. It is the most that the server gives.
 const listPage = 1000
+
+// maxPageBytes bounds a page. It is several times what the longest names and types come to.
+const maxPageBytes = 16 << 20
 
 // List yields the streams whose names begin with prefix, in the order of their directories and then of
 // their own. It asks for one page after the other; what comes into being or goes away meanwhile may or may
@@ -92,8 +96,12 @@ func (c *Client) list(ctx context.Context, prefix, after string) (page listing, 
 	if err != nil {
 		return page, err
 	}
-	defer drain(resp.Body)
-	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPageBytes))
+	if err == nil {
+		err = json.Unmarshal(body, &page)
+	}
+	if err != nil {
 		return page, fmt.Errorf("dsclient: the server's listing: %w", err)
 	}
 	return page, nil

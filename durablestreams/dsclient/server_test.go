@@ -20,29 +20,29 @@ import (
 var fast = dsclient.Backoff{First: time.Millisecond, Most: 2 * time.Millisecond}
 
 // newHandler returns the real server, in memory.
-func newHandler(t testing.TB) *durablestreams.Handler {
-	t.Helper()
+func newHandler(tb testing.TB) *durablestreams.Handler {
+	tb.Helper()
 	e, err := engine.Open(new(memory.Driver), engine.Config{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	h := durablestreams.New(e, durablestreams.Config{LongPollTimeout: 150 * time.Millisecond})
-	t.Cleanup(func() {
-		if err := h.Shutdown(t.Context()); err != nil && t.Context().Err() == nil {
-			t.Error(err)
+	tb.Cleanup(func() {
+		if err := h.Shutdown(tb.Context()); err != nil && tb.Context().Err() == nil {
+			tb.Error(err)
 		}
 		if err := e.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return h
 }
 
 // newClient returns a client of a new server.
-func newClient(t testing.TB) *dsclient.Client {
-	t.Helper()
-	server := httptest.NewServer(newHandler(t))
-	t.Cleanup(server.Close)
+func newClient(tb testing.TB) *dsclient.Client {
+	tb.Helper()
+	server := httptest.NewServer(newHandler(tb))
+	tb.Cleanup(server.Close)
 	return &dsclient.Client{Base: server.URL + "/v1/stream", Backoff: fast}
 }
 

@@ -36,7 +36,7 @@ func (c *Client) Stat(ctx context.Context, stream string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	h := resp.Header
+	h := resp.header
 	info := Info{
 		ContentType: h.Get(wire.HeaderContentType),
 		Offset:      Offset(h.Get(wire.HeaderNextOffset)),

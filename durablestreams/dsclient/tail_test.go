@@ -108,11 +108,11 @@ func TestATailFromNowBringsOnlyWhatComes(t *testing.T) {
 	}
 }
 
-func appendTo(t testing.TB, c *dsclient.Client, stream, data string) dsclient.Offset {
-	t.Helper()
-	a, err := c.Append(t.Context(), stream, []byte(data), dsclient.AppendOptions{})
+func appendTo(tb testing.TB, c *dsclient.Client, stream, data string) dsclient.Offset {
+	tb.Helper()
+	a, err := c.Append(tb.Context(), stream, []byte(data), dsclient.AppendOptions{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return a.Offset
 }

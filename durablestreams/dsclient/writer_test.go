@@ -19,23 +19,23 @@ import (
 	"github.com/runnelhq/runnel/durablestreams/dsclient"
 )
 
-func create(t testing.TB, c *dsclient.Client, stream, contentType string) {
-	t.Helper()
-	if _, err := c.Create(t.Context(), stream, dsclient.CreateOptions{ContentType: contentType}); err != nil {
-		t.Fatal(err)
+func create(tb testing.TB, c *dsclient.Client, stream, contentType string) {
+	tb.Helper()
+	if _, err := c.Create(tb.Context(), stream, dsclient.CreateOptions{ContentType: contentType}); err != nil {
+		tb.Fatal(err)
 	}
 }
 
-func readAll(t testing.TB, c *dsclient.Client, stream string) []byte {
-	t.Helper()
-	r, err := c.Read(t.Context(), stream, dsclient.Start)
+func readAll(tb testing.TB, c *dsclient.Client, stream string) []byte {
+	tb.Helper()
+	r, err := c.Read(tb.Context(), stream, dsclient.Start)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer r.Close()
 	data, err := io.ReadAll(r)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return data
 }
