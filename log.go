@@ -134,11 +134,17 @@ type View struct {
 	Info
 	// From is the place the view begins after.
 	From Sequence
+	// PayloadBytes is how many bytes the payloads in the view have together, or -1 where that is not
+	// known without reading them.
+	PayloadBytes int64
 	// Batches yields the entries after From up to and including Info.Tail, in order and without a gap.
 	// It may be ranged over more than once, reads as it goes, and holds no more than a few batches in
 	// memory. It ends with an error if the data goes away underway: ErrNotFound after a deletion,
 	// ErrTrimmed when retention overtakes it.
 	Batches iter.Seq2[Batch, error]
+	// Stream yields what Batches does, for less: a batch, and all that it returns, is valid only until
+	// the next step.
+	Stream iter.Seq2[Batch, error]
 }
 
 // ListOptions choose the segments that a listing yields.

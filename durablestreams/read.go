@@ -160,8 +160,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 }
 
 const (
-	// outputBytes is how much of a response is gathered before it is written, and the largest response
-	// that has a Content-Length.
+	// outputBytes is how much of a response is gathered before it is written.
 	outputBytes = 64 << 10
 	// pieceBytes is how much is written under one deadline.
 	pieceBytes = 256 << 10
@@ -173,6 +172,7 @@ type output struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	buffer  []byte
+	length  int64 // of the body, -1 if it is not known
 	json    bool
 	started bool // the response has begun, so that there is no way back
 }
@@ -184,9 +184,12 @@ func (o *output) writeAll(v runnel.View) error {
 	if o.json {
 		o.buffer = append(o.buffer, '[')
 	}
+	if o.length = v.PayloadBytes; o.json && o.length >= 0 && v.Tail > v.From {
+		o.length += int64(v.Tail-v.From) + 1 // the brackets, and a comma between two messages
+	}
 	first := true
 	at := v.From
-	for b, err := range v.Batches {
+	for b, err := range v.Stream {
 		if err != nil {
 			return o.abort(err)
 		}
@@ -256,6 +259,9 @@ func (o *output) write(p []byte) {
 	if !o.started {
 		o.started = true
 		o.rc = http.NewResponseController(o.w)
+		if o.length >= 0 {
+			o.w.Header()[headerContentLength] = []string{strconv.FormatInt(o.length, 10)}
+		}
 		o.w.WriteHeader(http.StatusOK)
 	}
 	for len(p) > 0 {

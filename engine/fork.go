@@ -230,7 +230,7 @@ func (e *Engine) resolve(ctx context.Context, sp *space, source runnel.Segment, 
 		return &runnel.InvalidError{What: "fork sub-offset", Rule: fmt.Sprintf("is %d bytes, only %d follow the offset", f.Sub, rest)}
 	}
 	wanted := bytesThrough + f.Sub
-	for run, err := range e.runs(ctx, sp, st, f.At, st.tail) {
+	for run, err := range e.runs(ctx, sp, st, f.At, st.tail, borrow) {
 		if err != nil {
 			return err
 		}
@@ -261,7 +261,7 @@ func (e *Engine) bytesThrough(ctx context.Context, sp *space, st *state, seq run
 	if seq == st.tail {
 		return st.bytes, nil
 	}
-	for run, err := range e.runs(ctx, sp, st, seq, st.tail) {
+	for run, err := range e.runs(ctx, sp, st, seq, st.tail, borrow) {
 		if err != nil {
 			return 0, err
 		}

@@ -273,9 +273,6 @@ func TestAForksContentTypeIsItsSources(t *testing.T) {
 	if got := w.create("fork", o).ContentType; got != "TEXT/plain" {
 		t.Errorf("%q", got)
 	}
-	w.delete("fork")
-	w.delete("a")
-	wantError(t, w.statErr("a"), runnel.ErrSoftDeleted) // until the fork's data is cleared
 }
 
 func TestAForksLifetimeFollowsTheTable(t *testing.T) {

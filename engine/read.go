@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
+	"sync"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/record"
@@ -54,8 +56,9 @@ func (e *Engine) Read(ctx context.Context, addr runnel.Segment, id uint64, from 
 		if err != nil {
 			return runnel.View{}, err
 		}
-		v := runnel.View{Info: st.info(addr), From: from}
-		v.Batches = e.batches(ctx, seg.sp, addr, st, from)
+		v := runnel.View{Info: st.info(addr), From: from, PayloadBytes: st.payloadBytes(from)}
+		v.Batches = e.batches(ctx, seg.sp, addr, st, from, keep)
+		v.Stream = e.batches(ctx, seg.sp, addr, st, from, borrow)
 		return v, nil
 	})
 }
@@ -89,7 +92,7 @@ func (e *Engine) open(ctx context.Context, seg *segment, id uint64, from *runnel
 }
 
 // batches yields the entries of a state that follow a place.
-func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st *state, from runnel.Sequence) iter.Seq2[runnel.Batch, error] {
+func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st *state, from runnel.Sequence, use use) iter.Seq2[runnel.Batch, error] {
 	return func(yield func(runnel.Batch, error) bool) {
 		if from >= st.tail {
 			return
@@ -100,7 +103,7 @@ func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st
 		}
 		defer e.operations.Done()
 		at := from
-		for run, err := range e.runs(ctx, sp, st, from, st.tail) {
+		for run, err := range e.runs(ctx, sp, st, from, st.tail, use) {
 			if err != nil {
 				yield(nil, e.explain(addr, st, at, err))
 				return
@@ -129,7 +132,7 @@ var errMissing = fmt.Errorf("%w: entries are missing", record.ErrCorrupt)
 
 // runs yields the runs that hold the entries of a state after one place and through another, cut to
 // these bounds. It must run inside an operation of the engine.
-func (e *Engine) runs(ctx context.Context, sp *space, st *state, after, through runnel.Sequence) iter.Seq2[*record.Run, error] {
+func (e *Engine) runs(ctx context.Context, sp *space, st *state, after, through runnel.Sequence, use use) iter.Seq2[*record.Run, error] {
 	return func(yield func(*record.Run, error) bool) {
 		at := after
 		for at < through {
@@ -144,15 +147,15 @@ func (e *Engine) runs(ctx context.Context, sp *space, st *state, after, through 
 			}
 			extent := extentOf(sp, st, at)
 			most := min(through, extent.through)
-			next, err := e.scan(ctx, extent, at, most, yield)
+			next, more, err := e.scan(ctx, extent, at, most, use, yield)
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if next < 0 {
+			if !more {
 				return
 			}
-			at = runnel.Sequence(next)
+			at = next
 		}
 	}
 }
@@ -177,71 +180,127 @@ func extentOf(sp *space, st *state, at runnel.Sequence) holder {
 }
 
 // scan yields the runs of a holder between two places from storage. It returns the place it has come
-// to, or -1 when the consumer wants no more.
-func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence, yield func(*record.Run, error) bool) (int64, error) {
-	r := segmentRange(keyRun, h.id)
-	r.From = runKey(nil, h.id, at+1)
-	var parts [][]byte
-	for pair, err := range e.driver.Scan(ctx, h.part, r) {
-		if err != nil {
-			return 0, storageError(err)
+// to, and whether the consumer wants more. Storage is read a page at a time, and is not held while the
+// consumer, who may be slow, works on a page.
+func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence, use use, yield func(*record.Run, error) bool) (runnel.Sequence, bool, error) {
+	pg := pages.Get().(*page) //nolint:forcetypeassert // the pool holds nothing else
+	defer pages.Put(pg)
+	for at < through {
+		select {
+		case <-e.closed:
+			return at, false, runnel.ErrShutdown
+		default:
 		}
-		last := lastOfRunKey(pair.Key)
+		if err := pg.fill(ctx, e.driver, h, at, through); err != nil {
+			return at, false, err
+		}
+		start := 0
+		for i := range pg.runs {
+			value := pg.bytes[start:pg.runs[i].end:pg.runs[i].end]
+			start = pg.runs[i].end
+			if use == keep {
+				value = bytes.Clone(value)
+			}
+			run, err := record.DecodeRun(pg.runs[i].last, value)
+			if err != nil {
+				return at, false, err
+			}
+			if run.First() > at+1 {
+				return at, false, errMissing
+			}
+			if run = run.After(at); run == nil {
+				continue
+			}
+			if run = run.Through(through); run == nil {
+				break
+			}
+			at = run.Last()
+			if !yield(run, nil) {
+				return at, false, nil
+			}
+		}
+		if len(pg.runs) == 0 {
+			return at, false, errMissing
+		}
+	}
+	return at, true, nil
+}
+
+// use is what a reader does with a run that it gets.
+type use bool
+
+const (
+	keep   use = true  // as long as it wants to
+	borrow use = false // until it asks for the next one
+)
+
+// page is a piece of storage in memory.
+type page struct {
+	bytes []byte
+	runs  []pageRun
+}
+
+// pageRun is a run whose value ends at end in the page's bytes, where the one before it ends.
+type pageRun struct {
+	last runnel.Sequence
+	end  int
+}
+
+// pageBytes is how much is read from storage at once, unless a single run is larger.
+const pageBytes = 256 << 10
+
+var pages = sync.Pool{New: func() any { return &page{bytes: make([]byte, 0, pageBytes)} }}
+
+// fill reads the runs that follow a place.
+func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, through runnel.Sequence) error {
+	if cap(pg.bytes) > 16*pageBytes {
+		pg.bytes = make([]byte, 0, pageBytes) // what one large entry needed is not kept
+	}
+	pg.bytes, pg.runs = pg.bytes[:0], pg.runs[:0]
+	r := storage.Range{From: runKey(nil, h.id, at+1), To: segmentKey(nil, keyRun, h.id+1)}
+	fragments := 0
+	for pair, err := range driver.Scan(ctx, h.part, r) {
+		if err != nil {
+			return storageError(err)
+		}
 		value := pair.Value
+		last := lastOfRunKey(pair.Key)
+		if fragments == 0 && len(pg.runs) > 0 && len(pg.bytes)+len(value) > pageBytes {
+			return nil
+		}
 		if record.IsFragment(value) {
 			count, part, err := record.DecodeFragment(value)
 			if err != nil {
-				return 0, err
+				return err
 			}
-			parts = append(parts, append([]byte(nil), part...))
-			if len(parts) < count {
+			pg.bytes = append(pg.bytes, part...)
+			if fragments++; fragments < count {
 				continue
 			}
-			value = join(parts)
-			parts = nil
+			fragments = 0
 		} else {
-			value = append(make([]byte, 0, len(value)), value...)
+			pg.bytes = append(pg.bytes, value...)
 		}
-		run, err := record.DecodeRun(last, value)
-		if err != nil {
-			return 0, err
-		}
-		if run.First() > at+1 {
-			return 0, errMissing
-		}
-		if run = run.After(at); run == nil {
-			continue
-		}
-		if run = run.Through(through); run == nil {
-			break
-		}
-		at = run.Last()
-		if !yield(run, nil) {
-			return -1, nil
-		}
-		if at >= through {
-			return int64(at), nil
-		}
-		select {
-		case <-e.closed:
-			return 0, runnel.ErrShutdown
-		default:
+		pg.runs = append(pg.runs, pageRun{last: last, end: len(pg.bytes)})
+		if last >= through {
+			return nil
 		}
 	}
-	if at < through {
-		return 0, errMissing
-	}
-	return int64(at), nil
+	return nil
 }
 
-func join(parts [][]byte) []byte {
-	size := 0
-	for _, p := range parts {
-		size += len(p)
+// payloadBytes counts the bytes of the payloads after a place, or returns -1.
+func (st *state) payloadBytes(from runnel.Sequence) int64 {
+	switch from {
+	case 0:
+		return int64(st.bytes)
+	case st.tail:
+		return 0
 	}
-	whole := make([]byte, 0, size)
-	for _, p := range parts {
-		whole = append(whole, p...)
+	if cached := st.inc.cached(from, from+1); len(cached) > 0 {
+		if run := cached[0].After(from); run != nil {
+			return int64(st.bytes - run.Place().BytesBefore)
+		}
 	}
-	return whole
+	return -1
 }

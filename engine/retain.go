@@ -76,7 +76,7 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	if at < st.tail && (bounds.Bytes > 0 || bounds.Age > 0) && (!r.known || drops(r.through, r.next)) {
 		r.known = false
 	scan:
-		for run, err := range e.runs(ctx, seg.sp, st, at, st.tail) {
+		for run, err := range e.runs(ctx, seg.sp, st, at, st.tail, borrow) {
 			if err != nil {
 				return 0, err
 			}
