@@ -3,6 +3,7 @@ package durablestreams
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -31,13 +32,14 @@ func parseInteger(name, s string, most uint64) (uint64, error) {
 		fmt.Sprintf("%s must be an integer from 0 to %d, in digits without leading zeros, not %s", name, most, shown(s)))
 }
 
-// parseTime reads an RFC 3339 timestamp.
+// parseTime reads an RFC 3339 timestamp. Package time also takes hours of one digit, a comma before the
+// fraction, and zones beyond 23 hours, which the standard does not know.
 func parseTime(name, s string) (time.Time, error) {
-	var t time.Time
-	if err := t.UnmarshalText([]byte(s)); err != nil { // stricter than time.Parse
-		return time.Time{}, wire.Invalid(wire.CodeInvalidRequest, name+" must be an RFC 3339 timestamp, not "+shown(s))
+	t, err := time.Parse(time.RFC3339, s)
+	if err == nil && s[len("2006-01-02T15")] == ':' && !strings.Contains(s, ",") && (s[len(s)-1] == 'Z' || s[len(s)-len("07:00"):] < "24") {
+		return t, nil
 	}
-	return t, nil
+	return time.Time{}, wire.Invalid(wire.CodeInvalidRequest, name+" must be an RFC 3339 timestamp, not "+shown(s))
 }
 
 // shown is a value from outside as a message shows it: escaped, and cut so that the message stays short.

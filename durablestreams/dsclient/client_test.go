@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -209,6 +210,34 @@ func TestAReadOverAnUnreliableNetworkIsComplete(t *testing.T) {
 	}
 	if network.faults < 10 {
 		t.Errorf("only %d faults happened", network.faults)
+	}
+}
+
+func TestAReadDoesNotGoOnInAnotherStreamOfTheSameName(t *testing.T) {
+	c := newClient(t)
+	create(t, c, "a", "")
+	appendTo(t, c, "a", strings.Repeat("old", 1000))
+	gets := 0
+	c.HTTP = &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if gets++; err == nil && gets == 1 {
+			resp.Body = &cut{ReadCloser: resp.Body, left: 100}
+		}
+		return resp, err
+	})}
+	r, err := c.Read(t.Context(), "a", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	again := &dsclient.Client{Base: c.Base}
+	if err := again.Delete(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, again, "a", "")
+	appendTo(t, again, "a", strings.Repeat("new", 1000))
+	if got, err := io.ReadAll(r); !errors.Is(err, runnel.ErrNotFound) || len(got) != 100 {
+		t.Errorf("got %d bytes and %v", len(got), err)
 	}
 }
 

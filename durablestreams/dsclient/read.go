@@ -8,7 +8,9 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"strings"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/wire"
 )
 
@@ -92,6 +94,9 @@ type pages struct {
 	got  int64  // bytes of the page that have been returned
 	next Offset // what follows the page
 
+	// id is what the server's ETag says about which stream this is, apart from others of its name before
+	// or after it.
+	id          string
 	contentType string
 	upToDate    bool
 	closed      bool
@@ -118,6 +123,12 @@ func (p *pages) openOnce() error {
 	if err != nil {
 		return err
 	}
+	id := streamID(resp.Header)
+	if p.id != "" && id != "" && id != p.id {
+		_ = resp.Body.Close()
+		return &finalError{fmt.Errorf("dsclient: the stream was replaced by another one of its name during the read: %w", runnel.ErrNotFound)}
+	}
+	p.id = id
 	// Data at an offset never changes, so a page that is asked for again begins with the same bytes.
 	if _, err := io.CopyN(io.Discard, resp.Body, p.got); err != nil {
 		_ = resp.Body.Close()
@@ -130,6 +141,15 @@ func (p *pages) openOnce() error {
 	// A server that gives no way forward has no more to give.
 	p.upToDate = p.closed || isTrue(resp.Header, wire.HeaderUpToDate) || p.next == "" || p.next == p.at
 	return nil
+}
+
+// streamID returns the first part of an ETag, which is the stream's own id. Source: PROTOCOL.md, section 5.6.
+func streamID(h http.Header) string {
+	tag := strings.Trim(strings.TrimPrefix(h.Get(wire.HeaderETag), "W/"), `"`)
+	if id, places, ok := strings.Cut(tag, ":"); ok && strings.Contains(places, ":") {
+		return id
+	}
+	return ""
 }
 
 func (p *pages) Read(b []byte) (int, error) {
