@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 )
 
@@ -12,6 +13,7 @@ type health struct {
 	// failed returns why the log takes no more writes, or nil.
 	failed   func() error
 	draining atomic.Bool
+	told     sync.Once // that it failed
 	log      *slog.Logger
 }
 
@@ -38,7 +40,9 @@ func (h *health) before(next http.Handler) http.Handler {
 
 func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	if err := h.failed(); err != nil {
-		h.log.Error("not ready", "err", err)
+		h.told.Do(func() {
+			h.log.Error("the storage failed; nothing is acknowledged until the server is started again", "err", err)
+		})
 		h.write(w, r, http.StatusServiceUnavailable, answer{Status: "failed", Reason: err.Error()})
 		return
 	}

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"syscall"
@@ -215,7 +217,7 @@ func (c *serveCmd) openDriver(log *slog.Logger) (storage.Driver, error) {
 	if c.Driver == "memory" {
 		return new(memory.Driver), nil
 	}
-	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+	if err := makeDir(c.Data); err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	driver, err := pebblestore.Open(c.Data, pebblestore.Config{CacheBytes: int64(c.BlockCache), Logger: log})
@@ -227,6 +229,35 @@ func (c *serveCmd) openDriver(log *slog.Logger) (storage.Driver, error) {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	return driver, nil
+}
+
+// makeDir makes a directory and those above it that are missing, so that they are still there after a power
+// failure: what a server acknowledges would be lost with the directory it is in.
+func makeDir(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	switch info, err := os.Stat(path); {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is not a directory", path)
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(path)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	above, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	return errors.Join(above.Sync(), above.Close())
 }
 
 // named says what an error is about; nil stays nil.

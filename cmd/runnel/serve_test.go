@@ -58,6 +58,19 @@ func TestTwoServersDoNotShareADataDirectory(t *testing.T) {
 	}
 }
 
+func TestDataMustBeADirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range []string{file, filepath.Join(file, "below")} {
+		o := runnelIn(t, nil, nil, "serve", "--addr", "127.0.0.1:0", "--data", data)
+		if o.code != 1 || !strings.Contains(o.stderr, "data: ") || !strings.Contains(o.stderr, "not a directory") {
+			t.Errorf("%s: ended with %d: %s", data, o.code, o.stderr)
+		}
+	}
+}
+
 func TestAnAddressInUseIsNamed(t *testing.T) {
 	s := inMemory(t)
 	addr := strings.TrimPrefix(s.url, "http://")
