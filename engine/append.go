@@ -307,10 +307,14 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 		a.result.Time = time.UnixMicro(t.micros).UTC()
 	}
 	st := seg.staged
-	if o.HasStreamSeq {
+	st.inc.renew(t.micros)
+	if o.HasStreamSeq || a.count == 0 && st.desc.TTL > 0 {
 		next := *st
 		m := st.mutableCopy()
-		m.HasStreamSeq, m.StreamSeq = true, o.StreamSeq
+		if o.HasStreamSeq {
+			m.HasStreamSeq, m.StreamSeq = true, o.StreamSeq
+		}
+		st.noteAccess(&m)
 		next.mutable = &m
 		t.set(seg, &next)
 		t.put(mutableKey(st.inc.id), m.Append(nil))
@@ -329,7 +333,6 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 	if o.Close {
 		t.close(seg, o.Producer)
 	}
-	st.inc.renew(t.micros)
 	a.result.Tail, a.result.Closed = st.tail, o.Close
 }
 

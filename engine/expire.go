@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
 )
 
 // A TTL slides with every read and write, and no read may cost a write. So the last access is kept in
-// memory, and written down only when the one on disk is older than a slack, an eighth of the window. A
-// segment that is loaded after a crash is given that slack on top: it may live a little longer, and
-// never shorter. An expiry that somebody was told of is made durable first, so that it stays.
+// memory, and written down together with a slack, an eighth of the window, half of which may pass before
+// it is written again. A segment that is loaded after a crash is given the slack on top: it may live a
+// little longer, and never shorter. What is written as a segment leaves memory has no slack and is exact.
+// An expiry that somebody was told of is made durable first, so that it stays.
 
 // maxAccessSlack bounds how much longer a segment can live after a crash.
 const maxAccessSlack = time.Minute
@@ -55,23 +57,40 @@ func (sp *space) accessed(seg *segment, st *state, micros int64) {
 		return
 	}
 	st.inc.renew(micros)
-	if st.accessUnsaved(accessSlack(st.desc.TTL).Microseconds()) {
+	if st.accessUnsaved(false) {
 		sp.mu.Lock()
 		sp.stageAccess(seg, false)
 		sp.mu.Unlock()
 	}
 }
 
-// accessUnsaved tells whether storage would have the segment expire more than slack too early.
-func (st *state) accessUnsaved(slack int64) bool {
+// savedAccess is the last access according to storage, and the slack it has there.
+func (st *state) savedAccess() (micros int64, slack time.Duration) {
+	if m := st.mutable; m != nil && m.Accessed > 0 {
+		return m.Accessed, m.Slack
+	}
+	return st.desc.Created, accessSlack(st.desc.TTL)
+}
+
+// accessUnsaved tells whether storage would soon have the segment expire too early, or, if exact, at
+// another time than memory.
+func (st *state) accessUnsaved(exact bool) bool {
 	if st.desc == nil || st.desc.TTL == 0 {
 		return false
 	}
-	saved := st.desc.Created
-	if st.mutable != nil && st.mutable.Accessed > 0 {
-		saved = st.mutable.Accessed
+	saved, slack := st.savedAccess()
+	at := st.inc.accessed.Load()
+	if exact {
+		return at > saved || slack > 0
 	}
-	return st.inc.accessed.Load()-saved > slack
+	return at+accessSlack(st.desc.TTL).Microseconds()/2 > saved+slack.Microseconds()
+}
+
+// noteAccess puts the last access into a row that is about to be written.
+func (st *state) noteAccess(m *record.Mutable) {
+	if ttl := st.desc.TTL; ttl > 0 {
+		m.Accessed, m.Slack = st.inc.accessed.Load(), accessSlack(ttl)
+	}
 }
 
 // stageAccess stages the last access of a segment, if it is not on disk, for nobody to wait for. Exact
@@ -79,20 +98,15 @@ func (st *state) accessUnsaved(slack int64) bool {
 // called with sp.mu held, and tells whether there was something to stage.
 func (sp *space) stageAccess(seg *segment, exact bool) bool {
 	st := seg.staged
-	slack := int64(0)
-	if st.desc != nil && !exact {
-		slack = accessSlack(st.desc.TTL).Microseconds()
-	}
-	if seg.stale.Load() || !sp.loaded || sp.e.Err() != nil || !st.accessUnsaved(slack) {
+	if seg.stale.Load() || !sp.loaded || sp.e.Err() != nil || !st.accessUnsaved(exact) {
 		return false
 	}
 	const size = 4 * rowBytes
 	t := tx{sp: sp, b: sp.room(size, 1), micros: max(sp.e.now(), sp.clock)}
 	m := st.mutableCopy()
-	m.Accessed = st.inc.accessed.Load()
-	m.Slack = 0
-	if !exact {
-		m.Slack = accessSlack(st.desc.TTL)
+	st.noteAccess(&m)
+	if exact {
+		m.Slack = 0
 	}
 	next := *st
 	next.mutable = &m

@@ -131,6 +131,7 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 			return nil
 		}
 		m.Earliest, m.Tail, m.Bytes = at, st.tail, st.bytes
+		st.noteAccess(&m)
 		next := *st
 		next.mutable = &m
 		t.set(seg, &next)

@@ -161,8 +161,6 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 		return nil, err
 	}
 	st := &state{desc: desc, inc: newIncarnation(desc.ID)}
-	accessed := desc.Created
-	slack := accessSlack(desc.TTL)
 	value, err = driver.Get(ctx, sp.part, mutableKey(desc.ID))
 	switch {
 	case err == nil:
@@ -172,13 +170,9 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 		}
 		st.mutable = &m
 		st.tail, st.bytes = m.Tail, m.Bytes
-		if m.Accessed > 0 {
-			accessed, slack = m.Accessed, m.Slack
-		}
 	case !errors.Is(err, storage.ErrKeyNotFound):
 		return nil, storageError(err)
 	}
-	accessed += slack.Microseconds()
 	if f := desc.Fork; f != nil && st.tail < f.Base {
 		st.tail, st.bytes = f.Base, f.BaseBytes
 	}
@@ -189,8 +183,8 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 	if last > st.tail {
 		st.tail, st.bytes = last, head.BytesThrough
 	}
-	accessed = max(accessed, head.Micros)
-	st.inc.accessed.Store(accessed)
+	accessed, slack := st.savedAccess()
+	st.inc.accessed.Store(max(accessed+slack.Microseconds(), head.Micros))
 	st.inc.retained.start(st)
 	return st, nil
 }

@@ -73,6 +73,12 @@ func (e *Engine) waitChange(ctx context.Context, seg *segment, st *state) error 
 		defer timer.Stop()
 		alarm = timer.C
 	}
+	var renew <-chan time.Time
+	if ttl := st.desc.TTL; ttl > 0 {
+		timer := time.NewTimer(max(accessSlack(ttl)/2, time.Millisecond))
+		defer timer.Stop()
+		renew = timer.C
+	}
 	var poll <-chan time.Time
 	if !e.limits.Exclusive {
 		timer := time.NewTimer(e.cfg.PollInterval)
@@ -84,6 +90,8 @@ func (e *Engine) waitChange(ctx context.Context, seg *segment, st *state) error 
 		return nil
 	case <-alarm:
 		return nil
+	case <-renew:
+		return nil // looking again writes down that somebody is there
 	case <-poll:
 		return errRetry // entering the space again looks at what others have written
 	case <-e.closed:
