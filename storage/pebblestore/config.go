@@ -12,7 +12,7 @@ import (
 
 const (
 	// DefaultCacheBytes is the default of Config.CacheBytes.
-	DefaultCacheBytes = 256 << 20
+	DefaultCacheBytes = 32 << 20
 	// DefaultMemTableBytes is the default of Config.MemTableBytes.
 	DefaultMemTableBytes = 64 << 20
 	// DefaultMaxOpenFiles is the default of Config.MaxOpenFiles.
@@ -34,6 +34,11 @@ type Config struct {
 	// disk. Write-ahead log files are about as large, and up to six stay on disk, most of them to be
 	// written over, until the database is opened again. 0 means DefaultMemTableBytes.
 	MemTableBytes int
+
+	// Compress makes tables smaller, about by half where they hold text, and slower to read back, to
+	// about a third. False leaves payloads as they are: a reader that catches up is then served at the
+	// speed of the page cache, without a large cache of Pebble's own.
+	Compress bool
 
 	// MaxOpenFiles bounds the table files that are kept open. 0 means DefaultMaxOpenFiles.
 	MaxOpenFiles int
@@ -100,6 +105,10 @@ func (c Config) options(stop *stop) *pebble.Options {
 		// and items above all, is a common read.
 		l.FilterPolicy = bloom.FilterPolicy(10)
 	}
-	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
+	compression := pebble.DBCompressionNone
+	if c.Compress {
+		compression = pebble.DBCompressionFastest
+	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return compression })
 	return o
 }
