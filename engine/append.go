@@ -180,7 +180,7 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appendin
 			}
 		}
 	}
-	return as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
+	err := as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
 		duplicates := 0
 		for i := range as {
 			a := &as[i]
@@ -210,6 +210,10 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appendin
 		}
 		return nil
 	})
+	for i := range as {
+		e.outgrown(as[i].seg)
+	}
+	return err
 }
 
 // check decides whether the staged state of the segment lets the append happen.

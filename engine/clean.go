@@ -303,8 +303,12 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 	}
 	defer seg.release()
 	if st := seg.durable.Load(); st.desc != nil && st.inc.id == id && !st.expired(c.e.now()) {
-		if _, err := c.e.retain(ctx, seg, st); err != nil {
+		at, err := c.e.retain(ctx, seg, st)
+		if err != nil {
 			return err
+		}
+		if at > st.trimmed() {
+			c.trim(addr, id)
 		}
 	}
 	ended := false

@@ -105,7 +105,7 @@ func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st
 		at := from
 		for run, err := range e.runs(ctx, sp, st, from, st.tail, use) {
 			if err != nil {
-				yield(nil, e.explain(addr, st, at, err))
+				yield(nil, e.explain(ctx, addr, st, at, err))
 				return
 			}
 			at = run.Last()
@@ -117,14 +117,20 @@ func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st
 }
 
 // explain turns the end of a read that storage could not go on with into why that is.
-func (e *Engine) explain(addr runnel.Segment, st *state, at runnel.Sequence, err error) error {
+func (e *Engine) explain(ctx context.Context, addr runnel.Segment, st *state, at runnel.Sequence, err error) error {
 	if err != errMissing {
 		return err
 	}
-	if earliest := st.inc.retained.get(); at < earliest {
-		return &runnel.TrimmedError{Segment: addr, From: at, Earliest: earliest}
+	now, gone := e.Stat(ctx, addr)
+	switch {
+	case gone != nil:
+		return gone
+	case now.ID != st.inc.id:
+		return &runnel.NotFoundError{Segment: addr}
+	case at < now.Earliest:
+		return &runnel.TrimmedError{Segment: addr, From: at, Earliest: now.Earliest}
 	}
-	return &runnel.NotFoundError{Segment: addr}
+	return err
 }
 
 // errMissing says that entries which were durable are no longer in storage.

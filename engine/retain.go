@@ -11,8 +11,8 @@ import (
 )
 
 // Retention is decided when somebody looks, from the log, the bounds and the clock alone: what is
-// retained at a moment does not depend on whether a sweep has run. The cleaner follows later, writes the
-// cut down, and gives back the space of what no fork reads.
+// retained at a moment does not depend on whether a sweep has run. The cleaner follows when there is
+// enough to do, writes the cut down, and gives back the space of what no fork reads.
 
 // retained is how far retention has cut an incarnation.
 type retained struct {
@@ -23,8 +23,6 @@ type retained struct {
 	known   bool
 	through uint64 // payload bytes through earliest
 	next    int64  // when the first entry kept was committed, microseconds
-	// pending says that the cleaner has been told.
-	pending bool
 }
 
 // start begins where storage left off.
@@ -64,6 +62,9 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	defer r.mu.Unlock()
 	micros := e.now()
 	at := r.get()
+	if at > st.tail {
+		return 0, errRetry // somebody has seen a later state
+	}
 	before := at
 	if n := runnel.Sequence(bounds.Entries); n > 0 && st.tail > n && st.tail-n > at {
 		at = st.tail - n
@@ -94,12 +95,56 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	}
 	if at > before {
 		r.earliest.Store(uint64(at))
-		if !r.pending {
-			r.pending = true
-			e.cleaner.trim(seg.addr(), st.inc.id)
-		}
+	}
+	if st.worthTrimming(float64(at-st.trimmed()), float64(st.tail-at)) {
+		e.cleaner.trim(seg.addr(), st.inc.id)
 	}
 	return at, nil
+}
+
+// trimmed is the place before the first entry that storage is known to keep.
+func (st *state) trimmed() runnel.Sequence {
+	if st.mutable == nil {
+		return 0
+	}
+	return st.mutable.Earliest
+}
+
+// What is worth a trim: an eighth of what is kept, unless that is very little.
+const (
+	trimEntries = 64
+	trimBytes   = 1 << 20
+)
+
+// worthTrimming tells whether so many entries are enough to drop at once, beside those that are kept.
+func (st *state) worthTrimming(cut, kept float64) bool {
+	average := float64(st.bytes+1) / float64(st.tail+1)
+	return cut >= max(1, kept/8, min(trimEntries, trimBytes/average))
+}
+
+// outgrown sees to it that a segment that is only written to is trimmed too.
+func (e *Engine) outgrown(seg *segment) {
+	st := seg.durable.Load()
+	if st.desc == nil {
+		return
+	}
+	bounds := st.desc.Retention
+	if bounds.Bytes == 0 && bounds.Entries == 0 {
+		return
+	}
+	r := &st.inc.retained
+	r.mu.Lock()
+	at, through, known := r.get(), r.through, r.known
+	r.mu.Unlock()
+	if at >= st.tail {
+		return
+	}
+	held, average := float64(st.tail-at), float64(st.bytes+1)/float64(st.tail+1)
+	entries, size := float64(bounds.Entries), float64(bounds.Bytes)/average
+	if bounds.Entries > 0 && st.worthTrimming(held-entries, entries) ||
+		bounds.Bytes > 0 && (!known || st.worthTrimming(float64(st.bytes-through)/average-size, size)) {
+		e.cleaner.trim(seg.addr(), st.inc.id)
+	}
 }
 
 // trim writes down how far retention has cut a segment, and drops what nobody reads any more.
@@ -113,10 +158,6 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if st.desc == nil || st.inc.id != id {
 		return nil
 	}
-	r := &st.inc.retained
-	r.mu.Lock()
-	r.pending = false
-	r.mu.Unlock()
 	at, err := e.retain(ctx, seg, st)
 	if err != nil {
 		return err

@@ -284,7 +284,7 @@ func (st *state) info(addr runnel.Segment) runnel.Info {
 		ContentType: d.ContentType,
 		Created:     time.UnixMicro(d.Created).UTC(),
 		Tail:        st.tail,
-		Earliest:    st.inc.retained.get(),
+		Earliest:    min(st.inc.retained.get(), st.tail),
 		Bytes:       st.bytes,
 		Closed:      d.Closed,
 		TTL:         d.TTL,
