@@ -128,15 +128,15 @@ func TestWhatRetentionCutsIsDropped(t *testing.T) {
 							want = append(want, fmt.Sprintf("%03d", i))
 						}
 					}
-					if kept := w.rows("s")["e"]; kept > len(want)+20 {
+					if kept := w.rows("s")["e"]; kept > len(want)+64 || name == "age" && kept > 0 {
 						t.Errorf("%d runs are in storage, %d are retained", kept, len(want))
 					}
 					w.want("s/a", want...)
 					if got := w.stat("s/a"); got.Tail != 1000 || got.Bytes != 3000 {
 						t.Errorf("%+v", got)
 					}
-					w.append("s/a", "next")
-					w.want("s/a", append(want[min(1, len(want)):], "next")...)
+					w.append("s/a", "nxt")
+					w.want("s/a", append(want[min(1, len(want)):], "nxt")...)
 				})
 			})
 		}

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,7 +177,7 @@ func (w *world) readErr(path string, from runnel.Sequence) ([]runnel.Entry, erro
 }
 
 // entriesOf drains a view, and checks that it holds what it says it does: everything after its place
-// through its tail, in order.
+// through its tail, in order, both ways in which it can be had.
 func entriesOf(v runnel.View) ([]runnel.Entry, error) {
 	var all []runnel.Entry
 	next := v.From + 1
@@ -199,7 +200,28 @@ func entriesOf(v runnel.View) ([]runnel.Entry, error) {
 	if next != v.Tail+1 {
 		return all, fmt.Errorf("the view ends at %d and not at its tail %d", next-1, v.Tail)
 	}
-	return all, nil
+	return all, sameStream(v, all)
+}
+
+// sameStream checks that the stream of a view yields the entries that its batches did.
+func sameStream(v runnel.View, all []runnel.Entry) error {
+	i, size := 0, 0
+	for b, err := range v.Stream {
+		if err != nil {
+			return err
+		}
+		for k := range b.Len() {
+			if e := b.Entry(k); e.Sequence != all[i].Sequence || e.Position != all[i].Position || !bytes.Equal(e.Payload, all[i].Payload) {
+				return fmt.Errorf("the stream has %+v, the batches %+v", e, all[i])
+			}
+			i++
+		}
+		size += len(b.Payloads())
+	}
+	if i != len(all) || v.PayloadBytes >= 0 && v.PayloadBytes != int64(size) {
+		return fmt.Errorf("the stream has %d entries of %d bytes, want %d of %d", i, size, len(all), v.PayloadBytes)
+	}
+	return nil
 }
 
 // wantOrder checks that neither positions nor times go back.
