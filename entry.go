@@ -1,7 +1,6 @@
 package runnel
 
 import (
-	"mime"
 	"strings"
 	"time"
 )
@@ -74,9 +73,6 @@ type Info struct {
 // MediaType returns the type of a Content-Type value in lower case and without its parameters, which is
 // what content types are compared by. The empty string stays empty.
 func MediaType(contentType string) string {
-	if t, _, err := mime.ParseMediaType(contentType); err == nil {
-		return t
-	}
 	t, _, _ := strings.Cut(contentType, ";")
 	return strings.ToLower(strings.TrimSpace(t))
 }

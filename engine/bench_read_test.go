@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/runnelhq/runnel"
@@ -17,7 +18,9 @@ func BenchmarkCatchUp(b *testing.B) {
 		b.Run(fmt.Sprintf("record=%dB", size), func(b *testing.B) {
 			ctx := context.Background()
 			dir := b.TempDir()
-			d, err := pebblestore.Open(dir, pebblestore.Config{})
+			chacha := rand.NewChaCha8([32]byte{}) // what does not compress
+			cfg := pebblestore.Config{CacheBytes: 32 << 20}
+			d, err := pebblestore.Open(dir, cfg)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -32,6 +35,7 @@ func BenchmarkCatchUp(b *testing.B) {
 			records := make([]runnel.Record, max(1, 100<<10/size))
 			for i := range records {
 				records[i].Payload = make([]byte, size)
+				_, _ = chacha.Read(records[i].Payload)
 			}
 			for range total / (size * len(records)) {
 				if _, err := e.Append(ctx, seg, runnel.AppendOptions{}, records...); err != nil {
@@ -44,7 +48,7 @@ func BenchmarkCatchUp(b *testing.B) {
 			if err := d.Close(); err != nil {
 				b.Fatal(err)
 			}
-			if d, err = pebblestore.Open(dir, pebblestore.Config{}); err != nil {
+			if d, err = pebblestore.Open(dir, cfg); err != nil {
 				b.Fatal(err)
 			}
 			defer d.Close()

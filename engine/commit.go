@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -23,6 +24,7 @@ type batch struct {
 	touched []touched
 	events  []runnel.Event
 	arena   []byte // keys and headers are cut from it
+	scratch *scratch
 
 	// done is closed when the outcome is known; err is set before. It is nil, errRetry, or an error for
 	// the caller.
@@ -152,8 +154,36 @@ func (sp *space) room(size, ops int) *batch {
 		}
 	}
 	b := &batch{done: make(chan struct{}), size: size}
+	s := scratches.Get().(*scratch) //nolint:forcetypeassert // the pool holds nothing else
+	b.scratch, b.Ops, b.changes, b.touched, b.arena = s, s.ops, s.changes, s.touched, s.arena
 	sp.queue = append(sp.queue, b)
 	return b
+}
+
+// scratch is memory that a batch needs until it is committed, and the next one can have afterwards.
+type scratch struct {
+	ops     []storage.Op
+	changes []record.Change
+	touched []touched
+	arena   []byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// scratchOps bounds what is kept for the next batch.
+const scratchOps = 4096
+
+// recycle gives the memory of a committed batch to the next one. The driver must be done with it.
+func (b *batch) recycle() {
+	s := b.scratch
+	if s == nil || len(b.Ops) > scratchOps {
+		return
+	}
+	clear(b.Ops)
+	clear(b.touched)
+	s.ops, s.changes, s.touched, s.arena = b.Ops[:0], b.changes[:0], b.touched[:0], b.arena[:0]
+	b.scratch, b.Ops, b.changes, b.touched, b.arena = nil, nil, nil, nil, nil
+	scratches.Put(s)
 }
 
 // giveBack takes back the room of a write that was refused, and the batch if nothing else is in it.
@@ -208,6 +238,7 @@ func (sp *space) commitLoop() {
 		if err == nil {
 			sp.version = version
 			sp.publish(b)
+			b.recycle()
 		} else {
 			b.err = err
 			if sp.e.Err() != nil {
@@ -347,11 +378,14 @@ func (t *tx) dependOn(seg *segment) {
 	}
 }
 
+// arenaBytes is how much room for keys and headers a batch takes at once.
+const arenaBytes = 16 << 10
+
 // cut reserves room in the batch for n bytes of keys or headers, and returns it empty.
 func (t *tx) cut(n int) []byte {
 	b := t.b
 	if cap(b.arena)-len(b.arena) < n {
-		b.arena = make([]byte, 0, max(n, 4<<10))
+		b.arena = make([]byte, 0, max(n, arenaBytes))
 	}
 	start := len(b.arena)
 	b.arena = b.arena[:start+n]
