@@ -45,7 +45,7 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	}
 	f := follower{at: v.From, level: v.Tail, cursor: ownCursor(q.cursor), ends: h.rotation()}
 	if v.Closed {
-		h.serveClosed(w, r, c, &f, v)
+		h.serveClosed(w, c, &f, v)
 		return nil
 	}
 	if err := h.enter(); err != nil {
@@ -68,7 +68,9 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	defer cancel()
 	defer context.AfterFunc(h.ended, cancel)()
 	f.out = h.stream(w)
-	f.follow(ctx, v)
+	if f.follow(ctx, v) == lost {
+		panic(http.ErrAbortHandler)
+	}
 	return nil
 }
 
@@ -116,21 +118,16 @@ func (h *Handler) stream(w http.ResponseWriter) *streamOutput {
 }
 
 // serveClosed sends what is left of a closed stream, and its end.
-func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f *follower, v runnel.View) {
+func (h *Handler) serveClosed(w http.ResponseWriter, c codec, f *follower, v runnel.View) {
 	out := h.stream(w)
 	if v.Tail == v.From {
-		_ = out.frame(c.control(v.Tail, "", true, true)) // the reader has gone
-		return
-	}
-	err := c.frames(v, v.Tail, f.number(), func(frame *frame) error {
-		if err := out.frame(frame); err != nil {
-			return err
+		if out.frame(c.control(v.Tail, "", true, true)) != nil {
+			panic(http.ErrAbortHandler)
 		}
-		return r.Context().Err()
-	})
-	if err == nil {
-		_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection
+	} else if c.frames(v, v.Tail, f.number(), out.frame) != nil {
+		panic(http.ErrAbortHandler)
 	}
+	_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection
 }
 
 // takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, so
@@ -148,7 +145,6 @@ func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.Vie
 
 // responseHead is the head of a response that is written without net/http.
 func responseHead(header http.Header) []byte {
-	header["Date"] = []string{time.Now().UTC().Format(http.TimeFormat)}
 	header[headerConnection] = valueClose
 	header["Transfer-Encoding"] = []string{"chunked"}
 	var b bytes.Buffer

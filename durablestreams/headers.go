@@ -71,6 +71,7 @@ const (
 // decorate sets what every response carries: protection against sniffing and embedding, and what lets
 // browsers of the allowed origins read it. Source: PROTOCOL.md, section 12.7.
 func (h *Handler) decorate(header http.Header, r *http.Request) {
+	header["Date"] = dateNow()
 	header[headerNosniff] = valueNosniff
 	header[headerCORP] = valueCross
 	if h.origins == nil {
