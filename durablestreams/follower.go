@@ -2,6 +2,7 @@ package durablestreams
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -28,42 +29,72 @@ type follower struct {
 	ends   time.Time       // zero for never
 }
 
-// follow returns true if the reader was attached, and false if it is over.
-func (f *follower) follow(ctx context.Context, v runnel.View) bool {
+// outcome is how following by itself came to an end for a reader.
+type outcome byte
+
+const (
+	attached outcome = iota // the hub serves it from now on
+	over                    // it has had what it gets; the response is to end properly
+	lost                    // something could not be written; the response must not look whole
+)
+
+// errLost is any error of an outlet.
+var errLost = errors.New("durablestreams: the reader is lost")
+
+// follow serves the reader, beginning with a view if it is of the right place.
+func (f *follower) follow(ctx context.Context, v runnel.View) outcome {
+	if err := f.serve(ctx, v); errors.Is(err, errLost) {
+		return lost
+	} else if err != nil {
+		return over
+	}
+	return attached
+}
+
+// errOver says that the time of a reader is up, or that the stream has come to its end.
+var errOver = errors.New("durablestreams: the reader is over")
+
+// serve returns nil when the reader is attached. All errors but errLost end the response properly: whoever
+// comes back learns what became of the stream.
+func (f *follower) serve(ctx context.Context, v runnel.View) error {
 	for {
 		if ctx.Err() != nil || f.over() {
-			return false
+			return errOver
 		}
 		next := f.hub.next(f.at)
 		switch {
 		case len(next.frames) > 0:
 			for _, frame := range next.frames {
-				if f.send(frame) != nil || frame.closed {
-					return false
+				if err := f.send(frame); err != nil {
+					return err
+				}
+				if frame.closed {
+					return errOver
 				}
 			}
 		case next.ended:
-			f.finish(ctx)
-			return false
+			return f.finish(ctx)
 		case next.read > f.at:
-			var err error
 			if v.From != f.at || v.Tail < next.read {
+				var err error
 				if v, err = f.hub.h.log.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at); err != nil {
-					return false
+					return err
 				}
 			}
-			if f.catchUp(ctx, v, next.read) != nil {
-				return false
+			if err := f.catchUp(ctx, v, next.read); err != nil {
+				return err
 			}
 		default:
-			if !f.begun && f.send(f.hub.codec.control(f.at, f.number(), f.at >= f.level, false)) != nil {
-				return false
+			if !f.begun {
+				if err := f.send(f.hub.codec.control(f.at, f.number(), f.at >= f.level, false)); err != nil {
+					return err
+				}
 			}
 			if f.out.attach(f.at) {
-				return true
+				return nil
 			}
-			if f.wait(ctx, next.wait) != nil {
-				return false
+			if err := f.wait(ctx, next.wait); err != nil {
+				return err
 			}
 		}
 	}
@@ -83,8 +114,8 @@ func (f *follower) number() cursor {
 }
 
 func (f *follower) send(frame *frame) error {
-	if err := f.out.frame(frame.atLeast(f.cursor)); err != nil {
-		return err
+	if f.out.frame(frame.atLeast(f.cursor)) != nil {
+		return errLost
 	}
 	f.at, f.begun = frame.end, true
 	return nil
@@ -97,7 +128,7 @@ func (f *follower) catchUp(ctx context.Context, v runnel.View, through runnel.Se
 			return err
 		}
 		if f.over() {
-			return context.DeadlineExceeded
+			return errOver
 		}
 		return ctx.Err()
 	})
@@ -105,16 +136,20 @@ func (f *follower) catchUp(ctx context.Context, v runnel.View, through runnel.Se
 
 // finish sends what is left of a stream that its hub has come to the end of. If it is not closed, the
 // reader finds out why when it comes back.
-func (f *follower) finish(ctx context.Context) {
+func (f *follower) finish(ctx context.Context) error {
 	v, err := f.hub.h.log.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at)
-	if err != nil || !v.Closed {
-		return
+	switch {
+	case err != nil:
+	case !v.Closed:
+	case v.Tail == f.at:
+		err = f.send(f.hub.codec.control(f.at, "", true, true))
+	default:
+		err = f.catchUp(ctx, v, v.Tail)
 	}
-	if v.Tail == f.at {
-		_ = f.send(f.hub.codec.control(f.at, "", true, true)) // nobody is left to tell
-		return
+	if err == nil {
+		err = errOver
 	}
-	_ = f.catchUp(ctx, v, v.Tail)
+	return err
 }
 
 // wait returns when there may be something new, after a heartbeat if that takes long.
@@ -134,7 +169,9 @@ func (f *follower) wait(ctx context.Context, changed <-chan struct{}) error {
 	case <-changed:
 	case <-end:
 	case <-beat:
-		return f.out.heartbeat()
+		if f.out.heartbeat() != nil {
+			return errLost
+		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -3,7 +3,6 @@ package durablestreams
 import (
 	"bytes"
 	"encoding/base64"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -54,7 +53,7 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yie
 	}
 	e := encoder{codec: c, base: v.From}
 	at := v.From
-	for b, err := range v.Batches {
+	for b, err := range v.Stream {
 		if err != nil {
 			return err
 		}
@@ -82,14 +81,15 @@ func (c codec) control(at runnel.Sequence, number cursor, level, closed bool) *f
 	return e.frame(at, number, level, closed)
 }
 
-// encoder gathers entries for a frame.
+// encoder gathers entries for a frame. It keeps nothing of what it is given.
 type encoder struct {
 	codec   codec
 	base    runnel.Sequence
 	entries int
 	size    int
 	b       []byte
-	raw     []byte // what has yet to become base64
+	rest    [2]byte // what has yet to become base64, which takes three bytes at a time
+	resting int
 }
 
 const (
@@ -101,38 +101,48 @@ func (e *encoder) start(room int) {
 	e.b = make([]byte, chunkHead, chunkHead+room+controlBytes)
 }
 
-// add takes one entry, which it does not keep longer than until the next call or the end of the frame.
+// add takes one entry.
 func (e *encoder) add(p []byte) {
 	if e.entries == 0 {
-		switch e.codec {
-		case codecBinary:
-			e.raw = slices.Clip(p) // so that another entry is added to a copy
-		case codecText, codecJSON:
-			e.start(len(p) + len(p)/8)
-			e.b = append(e.b, "event: data\ndata:"...)
-			if e.codec == codecJSON {
-				e.b = append(e.b, '[')
-			} else if len(p) > 0 && p[0] == ' ' {
-				e.b = append(e.b, ' ')
-			}
-			e.b = appendLines(e.b, p)
+		room := len(p) + len(p)/8 + 16
+		if e.codec == codecBinary {
+			room = base64.StdEncoding.EncodedLen(len(p)) + 16
 		}
+		e.start(room)
+		e.b = append(e.b, "event: data\ndata:"...)
+		if e.codec == codecJSON {
+			e.b = append(e.b, '[')
+		}
+	} else if e.codec == codecJSON {
+		e.b = append(e.b, ',')
+	}
+	if e.codec == codecBinary {
+		e.addBinary(p)
 	} else {
-		switch e.codec {
-		case codecBinary:
-			e.raw = append(e.raw, p...)
-		case codecText:
-			if n := len(e.b); len(p) > 0 && p[0] == ' ' && e.b[n-1] == ':' && bytes.HasSuffix(e.b, dataField) {
-				e.b = append(e.b, ' ')
-			}
-			e.b = appendLines(e.b, p)
-		case codecJSON:
-			e.b = append(e.b, ',')
-			e.b = appendLines(e.b, p)
+		if len(p) > 0 && p[0] == ' ' && bytes.HasSuffix(e.b, dataField) {
+			e.b = append(e.b, ' ')
 		}
+		e.b = appendLines(e.b, p)
 	}
 	e.entries++
 	e.size += len(p)
+}
+
+// addBinary appends base64 of as many times three bytes as there are.
+func (e *encoder) addBinary(p []byte) {
+	if e.resting > 0 && e.resting+len(p) >= 3 {
+		var three [3]byte
+		n := copy(three[:], e.rest[:e.resting])
+		p = p[copy(three[n:], p):]
+		e.b = base64.StdEncoding.AppendEncode(e.b, three[:])
+		e.resting = 0
+	}
+	if e.resting == 0 {
+		n := len(p) - len(p)%3
+		e.b = base64.StdEncoding.AppendEncode(e.b, p[:n])
+		p = p[n:]
+	}
+	e.resting += copy(e.rest[e.resting:], p)
 }
 
 var dataField = []byte("\ndata:")
@@ -170,9 +180,7 @@ func (e *encoder) frame(end runnel.Sequence, number cursor, level, closed bool) 
 	case e.entries == 0:
 		e.start(0)
 	case e.codec == codecBinary:
-		e.start(base64.StdEncoding.EncodedLen(len(e.raw)))
-		e.b = append(e.b, "event: data\ndata:"...)
-		e.b = base64.StdEncoding.AppendEncode(e.b, e.raw)
+		e.b = base64.StdEncoding.AppendEncode(e.b, e.rest[:e.resting])
 		e.b = append(e.b, "\n\n"...)
 	case e.codec == codecJSON:
 		e.b = append(e.b, "]\n\n"...)

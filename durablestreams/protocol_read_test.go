@@ -146,7 +146,11 @@ func (b bigBatch) Payloads() []byte       { return b.payload }
 func (l endless) Read(_ context.Context, seg runnel.Segment, _ uint64, from runnel.Sequence) (runnel.View, error) {
 	v := runnel.View{Info: runnel.Info{Segment: seg, ID: 1, ContentType: "text/plain", Tail: runnel.Sequence(l.entries)}, From: from}
 	payload := make([]byte, 1<<20)
-	v.Batches = func(yield func(runnel.Batch, error) bool) {
+	v.PayloadBytes = -1
+	if l.breaks == 0 {
+		v.PayloadBytes = int64(v.Tail-from) << 20
+	}
+	v.Stream = func(yield func(runnel.Batch, error) bool) {
 		for i := from; i < v.Tail; i++ {
 			if l.breaks > 0 && int(i) == l.breaks-1 {
 				yield(nil, l.err)

@@ -78,8 +78,12 @@ func (r *reader) resume(rest []byte, at runnel.Sequence) {
 
 // follow serves the reader until it is attached, or over.
 func (r *reader) follow(f *follower, v runnel.View) {
-	if !f.follow(r.ctx, v) {
+	switch f.follow(r.ctx, v) {
+	case attached:
+	case over:
 		r.finish()
+	case lost:
+		r.drop()
 	}
 }
 

@@ -254,7 +254,7 @@ func (g *registry) fold(ctx context.Context) (map[string]registered, error) {
 		return nil, err
 	}
 	says := make(map[string]registered)
-	for b, err := range v.Batches {
+	for b, err := range v.Stream {
 		if err != nil {
 			return nil, err
 		}
