@@ -98,7 +98,7 @@ func bench(opts options) (err error) {
 	m := &machine{opts: opts, dir: dir, limits: map[string]float64{}}
 	defer m.stopAll()
 
-	began := time.Now()
+	began, others := time.Now(), beginOthers()
 	var results []result
 	for _, s := range scenarios {
 		if !slices.ContainsFunc(s.rows, opts.run.MatchString) {
@@ -119,7 +119,13 @@ func bench(opts options) (err error) {
 			}
 		}
 	}
-	return report(os.Stdout, opts, median(results), time.Since(began))
+	if err := report(os.Stdout, opts, median(results), time.Since(began)); err != nil {
+		return err
+	}
+	if used := others.end(); used > 0.1 {
+		fmt.Fprintf(os.Stderr, "bench: other processes used %.1f cores meanwhile; measure again when the machine is quiet\n", used)
+	}
+	return nil
 }
 
 // startGenerator builds the server and runs this program again, on the core that the server does not have.
@@ -143,16 +149,19 @@ func startGenerator(opts options) (err error) {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, args...)
+	// An interrupt is passed on, so that the generator ends what it started.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	name := self
 	if runtime.NumCPU() > 1 {
-		cmd = exec.Command("taskset", append([]string{"-c", generatorCPUs(opts), self}, args...)...)
+		name, args = "taskset", append([]string{"-c", generatorCPUs(opts), self}, args...)
 	} else {
 		fmt.Fprintln(os.Stderr, "bench: there is one core only, which the server and the load generator share; ratios say little")
 	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), envGenerator+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// An interrupt reaches the generator too, which then cleans up; we wait for it.
-	signal.Ignore(os.Interrupt)
 	return cmd.Run()
 }
 
