@@ -20,6 +20,10 @@ const (
 	fragmentBytes = 1 << 20
 	// rowBytes is what a row takes in a batch besides the bytes of its value.
 	rowBytes = 96
+	// entryBytes is what an entry takes in a run besides its payload and metadata.
+	entryBytes = 8
+	// headerBytes is what the headers of a fragment take at most.
+	headerBytes = 64
 )
 
 // Append adds records to the end of a segment, all of them or none, and returns when they are durable.
@@ -113,24 +117,33 @@ func (a *appending) encode(e *Engine, records []runnel.Record) error {
 func (e *Engine) bodies(records []runnel.Record) (bodies []*record.Body, count, bytes, most uint64) {
 	for len(records) > 0 {
 		n, size := 0, 0
-		for n < len(records) && (n == 0 || size+len(records[n].Payload) <= runBytes) {
-			length := len(records[n].Payload)
-			size += length
-			most = max(most, uint64(length))
+		for n < len(records) && (n == 0 || size+recordBytes(&records[n]) <= runBytes) {
+			size += recordBytes(&records[n])
+			most = max(most, uint64(len(records[n].Payload)))
 			n++
 		}
-		bodies = append(bodies, record.NewBody(records[:n]))
+		body := record.NewBody(records[:n])
+		bodies = append(bodies, body)
 		count += uint64(n)
-		bytes += uint64(size)
+		bytes += body.PayloadBytes()
 		records = records[n:]
 	}
 	return bodies, count, bytes, most
 }
 
+// recordBytes is about what a record takes in a run.
+func recordBytes(r *runnel.Record) int {
+	size := len(r.Payload) + entryBytes
+	for k, v := range r.Metadata {
+		size += len(k) + len(v)
+	}
+	return size
+}
+
 // cost bounds what the bodies add to a batch.
 func (e *Engine) cost(bodies []*record.Body) (size, ops int) {
 	for _, b := range bodies {
-		n := len(b.Bytes())/e.fragment() + 1
+		n := len(b.Bytes())/(e.fragment()-headerBytes) + 1
 		size += len(b.Bytes()) + n*rowBytes
 		ops += n
 	}
@@ -148,6 +161,9 @@ func (e *Engine) fragment() int {
 func (e *Engine) commitAll(ctx context.Context, part runnel.Space, as []appending) error {
 	if len(as) == 0 {
 		return nil
+	}
+	if most := (e.fragment() - commitRowBytes) / (2 * commitChangeBytes); len(as) > most {
+		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("is to %d segments, storage takes at most %d", len(as), most)}
 	}
 	size, ops := 0, 0
 	for i := range as {
@@ -178,6 +194,9 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appendin
 			if err := seg.loadProducer(ctx, p.ID); err != nil {
 				return err
 			}
+		}
+		if as[i].o.Close {
+			size += seg.descriptorBytes()
 		}
 	}
 	err := as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
@@ -376,7 +395,6 @@ func (t *tx) append(seg *segment, bodies []*record.Body, transaction runnel.Posi
 
 // putRun stages the value of a run, in fragments if it is larger than a value may be.
 func (t *tx) putRun(id uint64, last runnel.Sequence, b *record.Body, place *record.Place) {
-	const headerBytes = 64
 	header := b.AppendHeader(t.cut(headerBytes), place)
 	body := b.Bytes()
 	most := t.sp.e.fragment()

@@ -312,7 +312,7 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 		}
 	}
 	ended := false
-	err = seg.sp.write(ctx, 20*rowBytes, 10, func(t *tx) error {
+	err = seg.sp.write(ctx, 20*rowBytes+seg.descriptorBytes(), 10, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() {
 			return errRetry

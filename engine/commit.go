@@ -147,6 +147,7 @@ func (sp *space) room(size, ops int) *batch {
 		limits := &sp.e.limits
 		fits := (limits.MaxBatchBytes == 0 || b.size+size <= limits.MaxBatchBytes) &&
 			(limits.MaxBatchOps == 0 || len(b.Ops)+ops+1 <= limits.MaxBatchOps) &&
+			commitRowBytes+(len(b.changes)+ops)*commitChangeBytes <= sp.e.fragment() &&
 			b.size < softBatchBytes
 		if fits || len(b.Ops) == 0 {
 			b.size += size

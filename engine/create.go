@@ -75,7 +75,7 @@ func (e *Engine) create(ctx context.Context, addr runnel.Segment, o *runnel.Crea
 	size += 16*rowBytes + len(o.ContentType) + 2*runnel.MaxSpaceBytes
 	ops += 12
 	if from != nil {
-		size += len(from.fork.Extents) * (runnel.MaxSpaceBytes + rowBytes)
+		size += descriptorBytes(&record.Descriptor{Fork: from.fork})
 	}
 	for {
 		created, err := e.tryCreate(ctx, addr, o, from, bodies, count, size, ops)
@@ -92,6 +92,7 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 	}
 	defer seg.release()
 	var created runnel.Created
+	size += seg.descriptorBytes()
 	err = seg.sp.write(ctx, size, ops, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry

@@ -31,7 +31,7 @@ func (e *Engine) tryDelete(ctx context.Context, addr runnel.Segment) error {
 		return err
 	}
 	defer seg.release()
-	err = seg.sp.write(ctx, 16*rowBytes, 8, func(t *tx) error {
+	err = seg.sp.write(ctx, 16*rowBytes+seg.descriptorBytes(), 8, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry
 		}

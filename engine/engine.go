@@ -97,6 +97,9 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 	if most := limits.MaxBatchOps; most > 0 && most < minBatchOps {
 		return nil, fmt.Errorf("engine: the driver takes batches of %d operations, at least %d are needed", most, minBatchOps)
 	}
+	if most := limits.MaxValueBytes; most > 0 && most < minValueBytes {
+		return nil, fmt.Errorf("engine: the driver takes values of %d bytes, at least %d are needed", most, minValueBytes)
+	}
 	e := &Engine{
 		driver: driver,
 		limits: limits,
@@ -110,8 +113,9 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// The smallest batches with which every operation of the engine can be committed at once.
+// The smallest values and batches with which every operation of the engine can be committed at once.
 const (
+	minValueBytes = 4 << 10
 	minBatchBytes = 16 << 10
 	minBatchOps   = 16
 )

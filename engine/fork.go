@@ -109,7 +109,7 @@ func (e *Engine) findFork(ctx context.Context, addr runnel.Segment, o *runnel.Cr
 		}
 		var created runnel.Created
 		free := false
-		err = seg.sp.write(ctx, 16*rowBytes, 8, func(t *tx) error {
+		err = seg.sp.write(ctx, 16*rowBytes+seg.descriptorBytes(), 8, func(t *tx) error {
 			if seg.stale.Load() {
 				return errRetry
 			}
@@ -168,7 +168,7 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 		}
 	}
 	id := st.desc.ID
-	size := 16*rowBytes + 2*runnel.MaxSpaceBytes + len(st.desc.ContentType)
+	size := 16*rowBytes + 2*runnel.MaxSpaceBytes + seg.descriptorBytes()
 	err = seg.sp.write(ctx, size, 4, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() || st.desc == nil || st.desc.ID != id {
@@ -184,6 +184,9 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 		f.SourceID, f.Reference = id, reference
 		f.Earliest = min(st.inc.retained.get(), f.Base)
 		f.Extents = extents(seg.sp.part.Name, st.desc, f.Base)
+		if got, most := descriptorBytes(&record.Descriptor{ContentType: st.desc.ContentType, Fork: f}), e.fragment(); got > most {
+			return &runnel.TooLargeError{What: "list of segments that the fork would read", Limit: int64(most), Got: int64(got)}
+		}
 		f.OwnExpiry = o.TTL > 0 || o.HasTTL || !o.ExpiresAt.IsZero()
 		f.OwnRetention = o.Retention != (runnel.Retention{})
 		row := record.Reference{Source: source.Name, Space: addr.Space, Segment: addr.Name, From: f.Earliest, Created: t.micros}
@@ -333,7 +336,7 @@ func (e *Engine) tryDereference(ctx context.Context, source runnel.Segment, id u
 		return storageError(err)
 	}
 	ended := false
-	size := 32*rowBytes + 2*runnel.MaxSpaceBytes
+	size := 32*rowBytes + 2*runnel.MaxSpaceBytes + seg.descriptorBytes()
 	err = seg.sp.write(ctx, size, 12, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry

@@ -273,6 +273,29 @@ func (st *state) check(addr runnel.Segment, micros int64) error {
 	return nil
 }
 
+// descriptorBytes bounds what writing the descriptor again takes in a batch.
+func (seg *segment) descriptorBytes() int {
+	st := seg.durable.Load()
+	if st.desc == nil {
+		return 0
+	}
+	return descriptorBytes(st.desc)
+}
+
+func descriptorBytes(desc *record.Descriptor) int {
+	size := 4*rowBytes + runnel.MaxSegmentBytes + runnel.MaxProducerBytes + len(desc.ContentType)
+	if f := desc.Fork; f != nil {
+		size += rowBytes + len(f.Space) + len(f.Segment)
+		for i := range f.Extents {
+			size += extentBytes + len(f.Extents[i].Space)
+		}
+	}
+	return size
+}
+
+// extentBytes is what an extent of a fork takes in its descriptor besides the name of the space.
+const extentBytes = 32
+
 func (seg *segment) addr() runnel.Segment { return seg.sp.part.Segment(seg.name) }
 
 // info describes a live state.
