@@ -16,18 +16,21 @@ type tailCache struct {
 	mu   sync.Mutex
 	size int64
 	// kept holds every run that is in memory, in the order in which they came; the first head of them
-	// have left.
-	kept []keptRun
+	// have left, and so have others, of segments that were given back.
+	kept []*keptRun
 	head int
+	left int // how many of the others
 }
 
+// keptRun is a run in memory. When it leaves, run is nil.
 type keptRun struct {
-	inc *incarnation
-	run *record.Run
+	inc  *incarnation
+	run  *record.Run
+	cost int64
 }
 
 // runOverhead is what a run takes in memory besides its payload, in bytes.
-const runOverhead = 256
+const runOverhead = 320
 
 // cacheBatch is how many runs a reader takes out at once.
 const cacheBatch = 256
@@ -46,13 +49,14 @@ func (c *tailCache) add(all []touched) {
 		inc := t.state.inc
 		inc.mu.Lock()
 		for _, run := range t.runs {
-			cost := int64(run.PayloadBytes()) + runOverhead
+			cost := int64(run.MemoryBytes()) + runOverhead
 			if inc.ended || cost > c.budget/4 {
-				inc.runs = nil // what follows would not join
+				c.clear(inc) // what follows would not join
 				continue
 			}
-			inc.runs = append(inc.runs, run)
-			c.kept = append(c.kept, keptRun{inc: inc, run: run})
+			k := &keptRun{inc: inc, run: run, cost: cost}
+			inc.runs = append(inc.runs, k)
+			c.kept = append(c.kept, k)
 			c.size += cost
 		}
 		inc.mu.Unlock()
@@ -60,32 +64,57 @@ func (c *tailCache) add(all []touched) {
 	for c.size > c.budget {
 		c.dropOldest()
 	}
-	if c.head > len(c.kept)/2 && c.head > 1024 {
-		n := copy(c.kept, c.kept[c.head:])
-		clear(c.kept[n:])
-		c.kept, c.head = c.kept[:n], 0
+	if gone := c.head + c.left; gone > len(c.kept)/2 && gone > 1024 {
+		c.compact()
 	}
 }
 
 func (c *tailCache) dropOldest() {
 	k := c.kept[c.head]
-	c.kept[c.head] = keptRun{}
+	c.kept[c.head] = nil
 	c.head++
-	c.size -= int64(k.run.PayloadBytes()) + runOverhead
-	k.inc.mu.Lock()
-	if len(k.inc.runs) > 0 && k.inc.runs[0] == k.run {
-		k.inc.runs[0] = nil
-		k.inc.runs = k.inc.runs[1:]
+	if k.run == nil {
+		c.left--
+		return
 	}
+	k.inc.mu.Lock()
+	k.inc.runs[0] = nil // it is the oldest of its segment's too
+	k.inc.runs = k.inc.runs[1:]
 	k.inc.mu.Unlock()
+	c.size -= k.cost
+	k.run = nil
 }
 
-// drop takes an incarnation's runs out of its readers' sight. Their memory is given back as they become
-// the oldest.
+// compact forgets the runs that have left.
+func (c *tailCache) compact() {
+	n := 0
+	for _, k := range c.kept[c.head:] {
+		if k.run != nil {
+			c.kept[n] = k
+			n++
+		}
+	}
+	clear(c.kept[n:])
+	c.kept, c.head, c.left = c.kept[:n], 0, 0
+}
+
+// drop takes out what is kept of an incarnation.
 func (c *tailCache) drop(inc *incarnation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	inc.mu.Lock()
+	defer inc.mu.Unlock()
+	c.clear(inc)
+}
+
+// clear takes out what is kept of an incarnation, with both locks held.
+func (c *tailCache) clear(inc *incarnation) {
+	for _, k := range inc.runs {
+		c.size -= k.cost
+		c.left++
+		k.inc, k.run = nil, nil
+	}
 	inc.runs = nil
-	inc.mu.Unlock()
 }
 
 // cached returns some runs from memory, in order, the first of which holds the entry after a place; none
@@ -94,14 +123,14 @@ func (inc *incarnation) cached(after, through runnel.Sequence) []*record.Run {
 	inc.mu.Lock()
 	defer inc.mu.Unlock()
 	runs := inc.runs
-	if len(runs) == 0 || runs[0].First() > after+1 {
+	if len(runs) == 0 || runs[0].run.First() > after+1 {
 		return nil
 	}
-	i, found := slices.BinarySearchFunc(runs, after+1, func(r *record.Run, seq runnel.Sequence) int {
-		if r.Last() < seq {
+	i, found := slices.BinarySearchFunc(runs, after+1, func(k *keptRun, seq runnel.Sequence) int {
+		if k.run.Last() < seq {
 			return -1
 		}
-		if r.First() > seq {
+		if k.run.First() > seq {
 			return 1
 		}
 		return 0
@@ -109,9 +138,9 @@ func (inc *incarnation) cached(after, through runnel.Sequence) []*record.Run {
 	if !found {
 		return nil
 	}
-	end := i
-	for end < len(runs) && end-i < cacheBatch && runs[end].First() <= through {
-		end++
+	var taken []*record.Run
+	for ; i < len(runs) && len(taken) < cacheBatch && runs[i].run.First() <= through; i++ {
+		taken = append(taken, runs[i].run)
 	}
-	return slices.Clone(runs[i:end])
+	return taken
 }

@@ -314,6 +314,7 @@ func (sp *space) publish(b *batch) {
 			t.seg.batch = nil
 		}
 		for _, inc := range t.gone {
+			sp.e.cache.drop(inc)
 			inc.wake()
 		}
 		if t.state.inc != nil {

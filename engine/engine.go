@@ -37,8 +37,8 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	DefaultTailCacheBytes = 64 << 20
-	DefaultMaxSegments    = 32 << 10
+	DefaultTailCacheBytes = 32 << 20
+	DefaultMaxSegments    = 16 << 10
 	DefaultSweepInterval  = 10 * time.Second
 	DefaultPollInterval   = 250 * time.Millisecond
 )

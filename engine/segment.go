@@ -63,7 +63,7 @@ type incarnation struct {
 	mu      sync.Mutex
 	ended   bool          // by forgetting the space
 	changed chan struct{} // closed at the next change; nil when nobody waits
-	runs    []*record.Run // the latest entries, through the durable tail
+	runs    []*keptRun    // the latest entries, through the durable tail
 }
 
 // wake tells everybody who waits for the incarnation to look again.

@@ -301,6 +301,11 @@ func (r *Run) Len() int { return r.count }
 // PayloadBytes is the sum of the payloads' lengths.
 func (r *Run) PayloadBytes() uint64 { return uint64(len(r.payload)) }
 
+// MemoryBytes is about what the contents of the run take in memory.
+func (r *Run) MemoryBytes() int {
+	return len(r.payload) + 4*len(r.ends) + len(r.pairs) + 4*len(r.starts)
+}
+
 // BytesThrough counts the payload bytes of the segment up to and including entry i of the run.
 func (r *Run) BytesThrough(i int) uint64 { return r.place.BytesBefore + uint64(r.end(i)) }
 

@@ -48,7 +48,7 @@ type serveCmd struct {
 	MaxBody         byteSize      `help:"Refuse request bodies larger than this." default:"64MiB" env:"RUNNEL_MAX_BODY" placeholder:"SIZE"`
 	BlockCache      byteSize      `help:"Memory for blocks read from disk; the page cache of the system comes on top." default:"32MiB" env:"RUNNEL_BLOCK_CACHE" placeholder:"SIZE"`
 	Compress        bool          `help:"Compress what is on disk: about half the space for text, read back at about a third of the speed." env:"RUNNEL_COMPRESS"`
-	TailCache       byteSize      `help:"Memory for the latest entries of all streams, from which live readers are served." default:"64MiB" env:"RUNNEL_TAIL_CACHE" placeholder:"SIZE"`
+	TailCache       byteSize      `help:"Memory for the latest entries of all streams, from which live readers are served." default:"32MiB" env:"RUNNEL_TAIL_CACHE" placeholder:"SIZE"`
 	DrainTimeout    time.Duration `help:"At the end, give requests under way this long to finish." default:"10s" env:"RUNNEL_DRAIN_TIMEOUT" placeholder:"TIME"`
 	BaseURL         string        `name:"base-url" help:"The scheme and host that clients see, for Location; otherwise that of each request." env:"RUNNEL_BASE_URL" placeholder:"URL"`
 	TrustForwarded  bool          `help:"Believe X-Forwarded-Proto and X-Forwarded-Host, behind a proxy that sets both." env:"RUNNEL_TRUST_FORWARDED"`

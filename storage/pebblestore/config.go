@@ -14,7 +14,7 @@ const (
 	// DefaultCacheBytes is the default of Config.CacheBytes.
 	DefaultCacheBytes = 32 << 20
 	// DefaultMemTableBytes is the default of Config.MemTableBytes.
-	DefaultMemTableBytes = 64 << 20
+	DefaultMemTableBytes = 32 << 20
 	// DefaultMaxOpenFiles is the default of Config.MaxOpenFiles.
 	DefaultMaxOpenFiles = 1000
 )
