@@ -63,14 +63,7 @@ race: ## Run the Go tests under the race detector
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME
 	$(call step,fuzz)
-	go list -f '{{$$p := .ImportPath}}{{range .TestGoFiles}}{{$$p}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}' ./... | \
-	while read -r package file; do \
-		[ -n "$$file" ] || continue; \
-		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file" | grep -E -- '$(FUZZ)' || true); do \
-			echo "-- $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$package" </dev/null; \
-		done; \
-	done
+	test/fuzz.sh '$(FUZZTIME)' '$(FUZZ)'
 
 .PHONY: conformance
 conformance: build test/conformance/node_modules/.package-lock.json ## Run the Durable Streams conformance suite on memory and Pebble
