@@ -10,7 +10,11 @@ SHELL       := /bin/bash
 # FUZZTIME is how long each fuzz target runs, and FUZZ says which: a regular expression over their names.
 FUZZTIME ?= 5s
 FUZZ     ?= .
-# BENCH says which benchmarks run, and COUNT how often, so that benchstat has something to compare.
+# ROUNDS is how often make prove kills the server.
+ROUNDS ?= 100
+# BENCHFLAGS is added to make bench, for example BENCHFLAGS='-run append -count 3'.
+BENCHFLAGS ?=
+# BENCH says which Go benchmarks run, and COUNT how often, so that benchstat has something to compare.
 BENCH ?= .
 COUNT ?= 10
 # TESTFLAGS is added to every go test, for example TESTFLAGS='-run Append -v'.
@@ -32,7 +36,7 @@ all: fmt-check lint test ## Check the format, lint and test; the default
 .PHONY: build
 build: ## Build bin/runnel
 	$(call step,build)
-	go build -trimpath -o bin/runnel ./cmd/runnel
+	go build -o bin/runnel ./cmd/runnel
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## Rewrite the Go files in the project's format
@@ -81,11 +85,20 @@ cli: build ## Send a large file through the command line and compare what comes 
 	node --test --test-reporter=spec test/clients/cli.test.mjs
 
 .PHONY: bench
-bench: ## Run the benchmarks COUNT times, in the form that benchstat reads
+bench: ## Measure the server against limits made on the spot, and print a table; BENCHFLAGS=-h
+	go run ./bench $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## Run the Go benchmarks COUNT times, in the form that benchstat reads
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count '$(COUNT)' ./...
 
+.PHONY: prove
+prove: ## Kill the server ROUNDS times and look at what is left
+	$(call step,prove)
+	go test ./proof/... -count=1 -v -timeout 0 -args -rounds '$(ROUNDS)'
+
 .PHONY: ci
-ci: setup fmt-check lint test race fuzz conformance clients cli ## Install what the tests need and run all of them
+ci: setup fmt-check lint race fuzz conformance clients cli ## Install what the tests need and run all of them
 	$(call step,all of it passed)
 
 ##@ Set up
