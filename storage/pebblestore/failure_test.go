@@ -154,6 +154,37 @@ func TestACrashLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
+func TestPowerMayFailWhileItOpens(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 0))
+	mem := vfs.NewCrashableMem()
+	w := newWriters(1)[0]
+	for range 3 {
+		var crashed []*vfs.MemFS
+		d := mustOpen(t, small(&faultFS{FS: mem, fault: func(string, string) error {
+			for range 8 { // the directory entries that were not synced, each kept or lost
+				crashed = append(crashed, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
+			}
+			return nil
+		}}))
+		before := w.done.Load()
+		if err := w.write(d); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for i, disk := range crashed {
+			d := mustOpen(t, small(disk))
+			if err := w.check(d, before); err != nil {
+				t.Fatalf("crash %d: %v", i, err)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // errDisk is what the disk answers when it fails.
 var errDisk = errors.New("input/output error")
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -72,8 +73,30 @@ func (f *fence) create(name, verb string, op func() (vfs.File, error)) (vfs.File
 	return &fencedFile{File: file, fence: f, name: name}, nil
 }
 
+// Create syncs the directory before it makes a marker. A marker names another file, of which Pebble has
+// not seen to it that its entry in the directory is kept (cockroachdb/pebble#5825), and without which
+// the database cannot be opened.
 func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.create(name, "create", func() (vfs.File, error) { return f.FS.Create(name, category) })
+	return f.create(name, "create", func() (vfs.File, error) {
+		if strings.HasPrefix(path.Base(name), "marker.") {
+			if err := syncDir(f.FS, path.Dir(name)); err != nil {
+				return nil, err
+			}
+		}
+		return f.FS.Create(name, category)
+	})
+}
+
+func syncDir(fs vfs.FS, name string) error {
+	dir, err := fs.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	if err := dir.Sync(); err != nil {
+		_ = dir.Close() // the sync's error is the one that counts
+		return err
+	}
+	return dir.Close()
 }
 
 func (f *fence) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
