@@ -77,7 +77,9 @@ type Engine struct {
 	crowded  atomic.Int64 // how many there may be before room is looked for again
 
 	// closed wakes everybody who waits when the engine closes. Then operations end, then committers.
+	// Then done is closed.
 	closed     chan struct{}
+	done       chan struct{}
 	operations sync.WaitGroup
 	committers sync.WaitGroup
 
@@ -106,6 +108,7 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 		cfg:    cfg.withDefaults(),
 		spaces: make(map[storage.Partition]*space),
 		closed: make(chan struct{}),
+		done:   make(chan struct{}),
 	}
 	e.cache = newTailCache(e.cfg.TailCacheBytes)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
@@ -126,10 +129,12 @@ func (e *Engine) Close() error {
 	e.mu.Lock()
 	if e.closing {
 		e.mu.Unlock()
-		return nil
+		<-e.done
+		return e.Err()
 	}
 	e.closing = true
 	e.mu.Unlock()
+	defer close(e.done)
 	close(e.closed)
 	e.cleaner.stop()
 	e.operations.Wait()

@@ -22,6 +22,9 @@ func (e *Engine) List(ctx context.Context, store runnel.Store, o runnel.ListOpti
 			return
 		}
 		defer e.operations.Done()
+		if strings.HasPrefix(o.Prefix, "/") {
+			return // no path begins so
+		}
 		left := o.Limit
 		afterSpace, afterName := splitPath(o.After)
 		// A prefix with a slash in it also names segments of the one space before that slash.
