@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,9 +88,11 @@ func (w *world) blocked(space string) (release func()) {
 	}
 	here := func(c faulty.Call) bool { return c.Op == faulty.Commit && c.Partition.Name == space }
 	w.driver.SetRules(faulty.Rule{When: here, Then: faulty.Wait(hook, faulty.Through)})
+	once := sync.OnceFunc(func() { close(let) })
+	w.t.Cleanup(once)
 	return func() {
 		w.driver.SetRules()
-		close(let)
+		once()
 	}
 }
 
