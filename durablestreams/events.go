@@ -130,8 +130,8 @@ func (h *Handler) serveClosed(w http.ResponseWriter, c codec, f *follower, v run
 	_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection
 }
 
-// takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, so
-// that all that net/http has built up for the request can go.
+// takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, or
+// goes on in a goroutine of its own, so that all that net/http has built up for the request can go.
 func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.View) {
 	r := &reader{hub: f.hub, conn: conn, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
 	r.ctx, r.cancel = context.WithCancel(h.ended)
@@ -140,6 +140,10 @@ func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.Vie
 	h.mu.Unlock()
 	go r.watch()
 	f.out = &connOutput{r: r, head: head}
+	if r.raw == nil {
+		go r.follow(f, runnel.View{}) // the view ends with the request
+		return
+	}
 	r.follow(f, v)
 }
 

@@ -118,7 +118,9 @@ func FuzzEventsCarryWhatTheyAreGiven(f *testing.F) {
 					t.Fatal(err)
 				}
 				var whole bytes.Buffer
-				if _, err := whole.ReadFrom(body.Body); err != nil || whole.String() != string(f.text) {
+				_, err = whole.ReadFrom(body.Body)
+				body.Body.Close()
+				if err != nil || whole.String() != string(f.text) {
 					t.Fatalf("the chunk reads as %q, %v", whole.String(), err)
 				}
 				names, data := parseEvents(t, string(f.text))

@@ -101,33 +101,37 @@ func (hs *hubs) forget(b *hub) {
 	}
 }
 
-// run publishes what is appended until the segment is closed or goes away, or nobody is left.
+// run publishes what is appended until the segment is closed or goes away, or nobody is left. It is made
+// of two steps so that while it waits, which is nearly always, its stack is small.
 func (b *hub) run(ctx context.Context) {
-	at := b.at
-	for {
-		if _, err := b.h.log.Wait(ctx, b.key.seg, b.key.id, at); err != nil {
-			return
-		}
-		v, err := b.h.log.Read(ctx, b.key.seg, b.key.id, at)
-		if err != nil {
-			return
-		}
-		number := cursorAt(time.Now())
-		err = b.codec.frames(v, v.Tail, number, func(f *frame) error {
-			b.publish(f)
-			return nil
-		})
-		if err != nil {
-			return
-		}
-		if v.Closed {
-			if v.Tail == at {
-				b.publish(b.codec.control(at, number, true, true))
-			}
-			return
-		}
-		at = v.Tail
+	for at, ok := b.at, true; ok && b.wait(ctx, at) == nil; {
+		at, ok = b.step(ctx, at)
 	}
+}
+
+//go:noinline
+func (b *hub) wait(ctx context.Context, at runnel.Sequence) error {
+	_, err := b.h.log.Wait(ctx, b.key.seg, b.key.id, at)
+	return err
+}
+
+// step publishes what follows a place, and returns the next one, and whether there will be more.
+//
+//go:noinline
+func (b *hub) step(ctx context.Context, at runnel.Sequence) (runnel.Sequence, bool) {
+	v, err := b.h.log.Read(ctx, b.key.seg, b.key.id, at)
+	if err != nil {
+		return at, false
+	}
+	number := cursorAt(time.Now())
+	err = b.codec.frames(v, v.Tail, number, func(f *frame) error {
+		b.publish(f)
+		return nil
+	})
+	if err == nil && v.Closed && v.Tail == at {
+		b.publish(b.codec.control(at, number, true, true))
+	}
+	return v.Tail, err == nil && !v.Closed
 }
 
 // publish writes a frame to all who are attached.

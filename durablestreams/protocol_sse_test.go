@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -347,7 +348,7 @@ func TestReadersThatComeWhileDataFlowsMissNothingAndSeeNothingTwice(t *testing.T
 			<-begin
 			readNumbers(t, s, total, func(from string) (*events, error) {
 				ctx, cancel := context.WithCancel(t.Context())
-				resp, err := s.start(ctx, "GET", "a?live=sse&offset="+from, nil)
+				resp, err := s.start(ctx, "GET", "a?live=sse&offset="+from, nil) //nolint:bodyclose // events.close does
 				if err != nil {
 					cancel()
 					return nil, err
@@ -501,4 +502,85 @@ func TestAReaderThatLeavesLeavesNothingBehind(t *testing.T) {
 		time.Sleep(15 * time.Second) //nolint:forbidigo // the time of the bubble
 		s.head("a").want(404)        // nobody is waiting any more, or it would not have expired
 	})
+}
+
+func TestLiveReadsGoOverTLS(t *testing.T) {
+	_, handler := open(t, durablestreams.Config{}, nil)
+	host := httptest.NewUnstartedServer(handler)
+	host.EnableHTTP2 = false // so that the connection is taken over
+	host.StartTLS()
+	t.Cleanup(host.Close)
+	t.Cleanup(func() { _ = handler.Close() })
+	s := &server{t: t, url: host.URL, handler: handler, client: host.Client()}
+	s.put("a", "text/plain", "one").want(201, "Location", host.URL+"/v1/stream/a")
+	e := s.live("a?offset=-1&live=sse")
+	if data, _, c := e.pair(); data != "one" || !c.UpToDate {
+		t.Errorf("got %q, %+v", data, c)
+	}
+	for i := range 10 {
+		s.post("a", "text/plain", fmt.Sprint(i))
+		if data, _, c := e.pair(); data != fmt.Sprint(i) || !c.UpToDate {
+			t.Errorf("got %q, %+v", data, c)
+		}
+	}
+	s.post("a", "", "", "Stream-Closed", "true")
+	if _, _, c := e.pair(); !c.StreamClosed {
+		t.Errorf("got %+v", c)
+	}
+	e.wantEnd()
+}
+
+func TestLiveReadsGoThroughAnyResponseWriter(t *testing.T) {
+	log, handler := open(t, durablestreams.Config{}, nil)
+	t.Cleanup(func() { _ = handler.Close() })
+	seg := runnel.Segment{Name: "a"}
+	if _, err := log.Create(t.Context(), seg, runnel.CreateOptions{ContentType: "text/plain"}); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		handler.ServeHTTP(w, httptest.NewRequest("GET", "/v1/stream/a?offset=-1&live=sse", nil))
+	}()
+	for i := range 3 {
+		if _, err := log.Append(t.Context(), seg, runnel.AppendOptions{Close: i == 2}, runnel.Record{Payload: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-done
+	var data strings.Builder
+	for line := range strings.Lines(w.Body.String()) {
+		if d, ok := strings.CutPrefix(line, "data:"); ok && !strings.HasPrefix(d, "{") {
+			data.WriteString(strings.TrimSpace(d))
+		}
+	}
+	if data.String() != "012" || !strings.Contains(w.Body.String(), `"streamClosed":true`) || !w.Flushed {
+		t.Errorf("got %q", w.Body)
+	}
+}
+
+func TestOldClientsGetLiveReadsToo(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	s.put("a", "text/plain", "x")
+	conn, err := s.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /v1/stream/a?offset=-1&live=sse HTTP/1.0\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	e := &events{t: t, resp: resp, lines: bufio.NewReader(resp.Body), cancel: func() {}}
+	if data, _, _ := e.pair(); data != "x" || len(resp.TransferEncoding) > 0 {
+		t.Errorf("got %q with %v", data, resp.TransferEncoding)
+	}
+	s.post("a", "text/plain", "y", "Stream-Closed", "true")
+	if data, _, c := e.pair(); data != "y" || !c.StreamClosed {
+		t.Errorf("got %q, %+v", data, c)
+	}
+	e.wantEnd()
 }

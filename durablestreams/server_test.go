@@ -291,7 +291,7 @@ type events struct {
 func (s *server) live(path string, headers ...string) *events {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
-	resp, err := s.start(ctx, "GET", path, nil, headers...)
+	resp, err := s.start(ctx, "GET", path, nil, headers...) //nolint:bodyclose // events.close does
 	if err != nil {
 		s.t.Fatal(err)
 	}
