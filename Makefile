@@ -50,7 +50,7 @@ fmt-check: $(GOLANGCI) ## Fail if a Go file is not in the project's format
 .PHONY: lint
 lint: $(GOLANGCI) ## Lint, the direction of the imports included
 	$(call step,lint)
-	$(GOLANGCI) run
+	$(GOLANGCI) run --allow-parallel-runners
 
 .PHONY: test
 test: ## Run the Go tests
