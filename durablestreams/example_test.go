@@ -3,7 +3,6 @@ package durablestreams_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,17 +18,17 @@ import (
 func Example() {
 	dir, err := os.MkdirTemp("", "runnel-example-")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	driver, err := pebblestore.Open(dir, pebblestore.Config{})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer driver.Close()
 	events, err := engine.Open(driver, engine.Config{})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer events.Close()
 	streams := durablestreams.New(events, durablestreams.Config{})
@@ -43,13 +42,13 @@ func Example() {
 	url := server.URL + "/v1/stream/chats/42"
 	req, err := http.NewRequest(http.MethodPut, url, strings.NewReader(`[{"token":"Hel"},{"token":"lo"}]`))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Stream-Closed", "true")
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer res.Body.Close()
 
@@ -57,7 +56,7 @@ func Example() {
 	segment := runnel.Segment{Space: "chats", Name: "42"}
 	for batch, err := range events.Tail(context.Background(), segment, 0, 0) {
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		for i := range batch.Len() {
 			entry := batch.Entry(i)

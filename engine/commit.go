@@ -155,7 +155,7 @@ func (sp *space) room(size, ops int) *batch {
 		}
 	}
 	b := &batch{done: make(chan struct{}), size: size}
-	s := scratches.Get().(*scratch) //nolint:forcetypeassert // the pool holds nothing else
+	s, _ := scratches.Get().(*scratch)
 	b.scratch, b.Ops, b.changes, b.touched, b.arena = s, s.ops, s.changes, s.touched, s.arena
 	sp.queue = append(sp.queue, b)
 	return b

@@ -66,7 +66,7 @@ type Engine struct {
 	watch  watchers
 
 	// ctx ends when the engine closes; commits and background work run under it.
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the engine's own life, not an operation's
 	cancel context.CancelFunc
 	failed atomic.Pointer[failure]
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
@@ -14,7 +13,7 @@ import (
 func newExample() *engine.Engine {
 	e, err := engine.Open(new(memory.Driver), engine.Config{})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return e
 }
@@ -25,7 +24,7 @@ func ExampleEngine_Append() {
 	ctx := context.Background()
 	orders := runnel.Segment{Space: "orders", Name: "42"}
 	if _, err := e.Create(ctx, orders, runnel.CreateOptions{ContentType: "application/json"}); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	at, err := e.Append(ctx, orders, runnel.AppendOptions{}, runnel.Record{Payload: []byte(`"paid"`)})
 	fmt.Println(at.Tail, err)
@@ -46,7 +45,7 @@ func ExampleEngine_Commit() {
 	bank := runnel.Space{Name: "bank"}
 	for _, account := range []string{"alice", "bob"} {
 		if _, err := e.Create(ctx, bank.Segment(account), runnel.CreateOptions{}); err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 	}
 	// Both, or neither.
@@ -55,7 +54,7 @@ func ExampleEngine_Commit() {
 		runnel.Write{Segment: "bob", Records: []runnel.Record{{Payload: []byte("+10")}}},
 	)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println(at[0].Tail, at[1].Tail, at[0].Time.Equal(at[1].Time))
 	// Output: 1 1 true

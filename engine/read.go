@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"sync"
@@ -118,7 +119,7 @@ func (e *Engine) batches(ctx context.Context, sp *space, addr runnel.Segment, st
 
 // explain turns the end of a read that storage could not go on with into why that is.
 func (e *Engine) explain(ctx context.Context, addr runnel.Segment, st *state, at runnel.Sequence, err error) error {
-	if err != errMissing {
+	if !errors.Is(err, errMissing) {
 		return err
 	}
 	now, gone := e.Stat(ctx, addr)
@@ -189,7 +190,7 @@ func extentOf(sp *space, st *state, at runnel.Sequence) holder {
 // to, and whether the consumer wants more. Storage is read a page at a time, and is not held while the
 // consumer, who may be slow, works on a page.
 func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence, use use, yield func(*record.Run, error) bool) (runnel.Sequence, bool, error) {
-	pg := pages.Get().(*page) //nolint:forcetypeassert // the pool holds nothing else
+	pg, _ := pages.Get().(*page)
 	defer pages.Put(pg)
 	for at < through {
 		select {

@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"time"
 
-	"github.com/runnelhq/runnel"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/runnelhq/runnel"
 )
 
 const rowVersion = 1
@@ -279,45 +280,45 @@ func (w *ProducerWrite) set(f field) {
 	}
 }
 
-func (x *Fork) set(f field) {
-	switch f.number {
+func (f *Fork) set(v field) {
+	switch v.number {
 	case 1:
-		x.Space = string(f.bytes)
+		f.Space = string(v.bytes)
 	case 2:
-		x.Segment = string(f.bytes)
+		f.Segment = string(v.bytes)
 	case 3:
-		x.SourceID = f.uint
+		f.SourceID = v.uint
 	case 4:
-		copy(x.Reference[:], f.bytes)
+		copy(f.Reference[:], v.bytes)
 	case 5:
-		x.At = runnel.Sequence(f.uint)
+		f.At = runnel.Sequence(v.uint)
 	case 6:
-		x.Latest = f.uint != 0
+		f.Latest = v.uint != 0
 	case 7:
-		x.Sub = f.uint
+		f.Sub = v.uint
 	case 8:
-		x.Base = runnel.Sequence(f.uint)
+		f.Base = runnel.Sequence(v.uint)
 	case 9:
-		x.BaseBytes = f.uint
+		f.BaseBytes = v.uint
 	case 10:
-		x.Earliest = runnel.Sequence(f.uint)
+		f.Earliest = runnel.Sequence(v.uint)
 	case 12:
-		x.OwnExpiry = f.uint != 0
+		f.OwnExpiry = v.uint != 0
 	case 13:
-		x.OwnRetention = f.uint != 0
+		f.OwnRetention = v.uint != 0
 	case 11:
 		var e Extent
-		f.message(func(f field) {
-			switch f.number {
+		v.message(func(v field) {
+			switch v.number {
 			case 1:
-				e.Space = string(f.bytes)
+				e.Space = string(v.bytes)
 			case 2:
-				e.Segment = f.uint
+				e.Segment = v.uint
 			case 3:
-				e.Through = runnel.Sequence(f.uint)
+				e.Through = runnel.Sequence(v.uint)
 			}
 		})
-		x.Extents = append(x.Extents, e)
+		f.Extents = append(f.Extents, e)
 	}
 }
 

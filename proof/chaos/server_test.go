@@ -47,6 +47,7 @@ type server struct {
 }
 
 func newServer(t testing.TB, args ...string) *server {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -189,7 +189,7 @@ func (d *Driver) guard(p storage.Partition) (storage.Version, storage.CommitID, 
 	if err != nil {
 		return 0, storage.CommitID{}, fmt.Errorf("pebblestore: guard: %w", err)
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }() // a read has nothing to lose
 	return decodeGuard(value)
 }
 

@@ -28,7 +28,7 @@ func (d *Driver) Get(ctx context.Context, p storage.Partition, key []byte) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("pebblestore: get: %w", err)
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }() // a read has nothing to lose
 	return append([]byte{}, value...), nil
 }
 
@@ -49,7 +49,7 @@ func (d *Driver) Scan(ctx context.Context, p storage.Partition, r storage.Range)
 			yield(storage.Pair{}, err)
 			return
 		}
-		defer it.Close()
+		defer func() { _ = it.Close() }() // what it could report, it.Error has
 
 		first, next := it.First, it.Next
 		if r.Reverse {
@@ -103,7 +103,7 @@ func (d *Driver) skip(ctx context.Context, lower, upper []byte, visit func(stora
 		visit(storage.Partition{}, err)
 		return
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }() // what it could report, it.Error has
 	for ok := it.First(); ok; {
 		p, kind, err := splitKey(it.Key())
 		if err == nil {
