@@ -160,6 +160,7 @@ func BenchmarkPost(b *testing.B) {
 	payload := strings.Repeat("x", 100)
 	request := []byte("POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\n" + payload)
 	run := func(b *testing.B, dial func() (net.Conn, error)) {
+		b.Helper()
 		var wait sync.WaitGroup
 		work := make(chan struct{}, connections)
 		for range connections {

@@ -731,3 +731,17 @@ func TestAListingThatFailsIsAnError(t *testing.T) {
 	s.get("").wantError(500, wire.CodeInternal)
 	s.get("__registry__").wantError(500, wire.CodeInternal)
 }
+
+func TestAStreamThatOnlyHasTheNameOfTheRegistryIsLeftAlone(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	if _, err := s.log.Create(t.Context(), runnel.Segment{Name: "__registry__"}, runnel.CreateOptions{
+		ContentType: "text/plain", Records: []runnel.Record{{Payload: []byte("mine")}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.get("__registry__").want(200).wantBody("mine")
+	off := serve(t, durablestreams.Config{NoRegistry: true})
+	off.get("__registry__").want(404)
+	off.put("__registry__", "text/plain", "x").want(201)
+	off.do("DELETE", "__registry__", "").want(204)
+}

@@ -80,11 +80,16 @@ func describe(info runnel.Info) registered {
 	return registered{Path: info.Segment.Path(), ContentType: info.ContentType, CreatedAt: info.Created.UnixMilli()}
 }
 
-// prepareRegistry makes sure that the registry of a store is there and current before it is read.
+// prepareRegistry makes sure that the registry of a store is there and current before it is read. A stream
+// of that name that cannot be one, because somebody made it otherwise, is served as it is.
 func (h *Handler) prepareRegistry(w http.ResponseWriter, r *http.Request, store runnel.Store) error {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut:
-		return h.registry.of(store).prepare(r.Context())
+		err := h.registry.of(store).prepare(r.Context())
+		if errors.Is(err, runnel.ErrExists) || errors.Is(err, runnel.ErrClosed) || errors.Is(err, runnel.ErrSoftDeleted) {
+			return nil
+		}
+		return err
 	}
 	return notAllowed(w, valueRegistry)
 }

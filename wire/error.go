@@ -203,18 +203,32 @@ func conflict(err error) *Error {
 				EarliestOffset: earliest,
 			},
 		}
-	case errors.Is(err, runnel.ErrSoftDeleted):
-		return &Error{
-			Status: http.StatusGone,
-			Detail: Detail{Code: CodeSoftDeleted, Message: "the stream is deleted; its data is kept only for its forks"},
-		}
-	case errors.Is(err, runnel.ErrNotFound):
-		return &Error{
-			Status: http.StatusNotFound,
-			Detail: Detail{Code: CodeNotFound, Message: "there is no such stream"},
+	}
+	for _, c := range plain {
+		if errors.Is(err, c.err) {
+			return &Error{Status: c.status, Detail: Detail{Code: c.code, Message: c.message}}
 		}
 	}
 	return nil
+}
+
+// plain explains errors without numbers. All but the first two usually come as a type that has them.
+var plain = [...]struct {
+	err     error
+	status  int
+	code    Code
+	message string
+}{
+	{runnel.ErrNotFound, http.StatusNotFound, CodeNotFound, "there is no such stream"},
+	{runnel.ErrSoftDeleted, http.StatusGone, CodeSoftDeleted, "the stream is deleted; its data is kept only for its forks"},
+	{runnel.ErrClosed, http.StatusConflict, CodeClosed, "the stream is closed"},
+	{runnel.ErrExists, http.StatusConflict, CodeExists, "the stream exists with another configuration"},
+	{runnel.ErrContentType, http.StatusConflict, CodeContentType, "the content type is not the stream's"},
+	{runnel.ErrStreamSeq, http.StatusConflict, CodeStreamSeq, HeaderSeq + " does not increase"},
+	{runnel.ErrProducerFenced, http.StatusForbidden, CodeProducerFenced, "a newer epoch of the producer has written"},
+	{runnel.ErrProducerGap, http.StatusConflict, CodeProducerGap, "an earlier write of the producer has not arrived"},
+	{runnel.ErrTailMoved, http.StatusPreconditionFailed, CodePrecondition, "the tail of the stream has moved"},
+	{runnel.ErrTrimmed, http.StatusGone, CodeTrimmed, "the data is no longer retained"},
 }
 
 // refused explains errors that come from the request alone.
@@ -238,6 +252,8 @@ func refused(err error) *Error {
 		return Invalid(CodeInvalidPath, message(err))
 	case errors.Is(err, runnel.ErrTooLarge):
 		return TooLarge(message(err), 0)
+	case errors.Is(err, runnel.ErrBeyondTail):
+		return Invalid(CodeBeyondTail, message(err))
 	case errors.Is(err, runnel.ErrInvalid):
 		return Invalid(CodeInvalidRequest, message(err))
 	}
@@ -272,6 +288,6 @@ func broken(err error) *Error {
 }
 
 // message is the text of an error of package runnel without the name of the package.
-func message(err error) string { return strings.TrimPrefix(err.Error(), "runnel: ") }
+func message(err error) string { return strings.ReplaceAll(err.Error(), "runnel: ", "") }
 
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
