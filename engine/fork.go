@@ -171,7 +171,11 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 	size := 16*rowBytes + 2*runnel.MaxSpaceBytes + seg.descriptorBytes()
 	err = seg.sp.write(ctx, size, 4, func(t *tx) error {
 		st := seg.staged
-		if seg.stale.Load() || st.desc == nil || st.desc.ID != id {
+		if seg.stale.Load() {
+			return errRetry
+		}
+		if st.desc == nil || st.desc.ID != id {
+			t.dependOn(seg) // its end, which is staged, has yet to become durable
 			return errRetry
 		}
 		if err := t.live(seg, source); err != nil {

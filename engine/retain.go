@@ -164,7 +164,11 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	}
 	err = seg.sp.write(ctx, 4*rowBytes, 3, func(t *tx) error {
 		st := seg.staged
-		if seg.stale.Load() || st.desc == nil || st.inc.id != id {
+		if seg.stale.Load() {
+			return errRetry
+		}
+		if st.desc == nil || st.inc.id != id {
+			t.dependOn(seg) // its end, which is staged, has yet to become durable
 			return errRetry
 		}
 		m := st.mutableCopy()
