@@ -62,10 +62,10 @@
 //
 // # Server-sent events
 //
-// Each data event is followed by its control event in the same write. A data event holds one entry, or
-// several small ones while a reader catches up: text and binary data as one run of bytes, JSON as one
-// array. CR, LF and CRLF in text all begin a new data line. Responses end after about a minute, and carry
-// a comment after 15 seconds without an event.
+// Each data event is followed by its control event in the same write. In a JSON stream it is an array of
+// one or more messages; in all others it is exactly one append, so that what was written together, a
+// fragment of HTML for instance, arrives together. CR, LF and CRLF in text all begin a new data line.
+// Responses end after about a minute, and carry a comment after 15 seconds without an event.
 //
 // Control events have an id, so that a browser's EventSource comes back with Last-Event-ID, which goes
 // before the offset in the URL. Having been told that the stream is closed, it is answered with 204,

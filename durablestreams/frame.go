@@ -3,6 +3,7 @@ package durablestreams
 import (
 	"bytes"
 	"encoding/base64"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,20 +11,23 @@ import (
 	"github.com/runnelhq/runnel/wire"
 )
 
-// frameBytes is how much payload a frame gathers. A single entry may be larger; it is never split, because
-// a reader could not say where in it to go on.
+// frameBytes is how much a frame gathers. A single entry may be larger; it is never split, because a
+// reader could not say where in it to go on.
 const frameBytes = 64 << 10
 
-// frame is what readers of a place are sent: the data event of some entries and the control event after
-// it, or a control event alone. It never changes, and all readers share it.
+// frame is what readers of a place are sent in one piece: data events, each with its control event, or a
+// control event alone. It never changes, and all readers share it.
+//
+// In a JSON stream the entries of a frame share one data event, an array. In all others each entry has a
+// data event of its own, so that what was appended together stays together and apart from the rest.
 type frame struct {
 	base, end runnel.Sequence // it holds the entries after base up to and including end
 	closed    bool            // nothing follows
 
 	chunk  []byte // the text as a chunk of HTTP/1.1
 	text   []byte // the part of chunk between the framing
-	number cursor // the cursor in the text; empty when closed
-	where  int    // its place in text
+	number cursor // the cursor in the text
+	where  []int  // its places in text; none if the only control event is that of a closed stream
 }
 
 // codec turns entries of a content type into events. Source: PROTOCOL.md, section 5.8.
@@ -51,7 +55,7 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yie
 	if through <= v.From {
 		return nil
 	}
-	e := encoder{codec: c, base: v.From}
+	e := encoder{codec: c, base: v.From, number: number}
 	at := v.From
 	for b, err := range v.Stream {
 		if err != nil {
@@ -59,16 +63,21 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yie
 		}
 		for i := range b.Len() {
 			p := b.Payload(i)
-			if e.entries > 0 && e.size+len(p) > frameBytes {
-				if err := yield(e.frame(at, number, false, false)); err != nil {
+			if e.open && len(e.b)+len(p) > frameBytes {
+				e.control(at, false, false)
+				if err := yield(e.frame(at)); err != nil {
 					return err
 				}
+			}
+			if e.open && c != codecJSON {
+				e.control(at, false, false)
 			}
 			e.add(p)
 			at++
 			if at == through {
 				level := at == v.Tail
-				return yield(e.frame(at, number, level, level && v.Closed))
+				e.control(at, level, level && v.Closed)
+				return yield(e.frame(at))
 			}
 		}
 	}
@@ -77,19 +86,20 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yie
 
 // control returns a frame without data.
 func (c codec) control(at runnel.Sequence, number cursor, level, closed bool) *frame {
-	e := encoder{codec: c, base: at}
-	return e.frame(at, number, level, closed)
+	e := encoder{codec: c, base: at, number: number}
+	e.control(at, level, closed)
+	return e.frame(at)
 }
 
 // encoder gathers entries for a frame. It keeps nothing of what it is given.
 type encoder struct {
-	codec   codec
-	base    runnel.Sequence
-	entries int
-	size    int
-	b       []byte
-	rest    [2]byte // what has yet to become base64, which takes three bytes at a time
-	resting int
+	codec  codec
+	base   runnel.Sequence
+	number cursor
+	b      []byte
+	open   bool // a data event has begun
+	closed bool
+	where  []int
 }
 
 const (
@@ -97,52 +107,39 @@ const (
 	controlBytes = 256 // what the rest of a frame takes, at most, if the cursor is a usual one
 )
 
-func (e *encoder) start(room int) {
-	e.b = make([]byte, chunkHead, chunkHead+room+controlBytes)
+// room makes sure that so much, and a control event, can be added.
+func (e *encoder) room(n int) {
+	if e.b == nil {
+		e.b = make([]byte, chunkHead, chunkHead+n+controlBytes)
+	} else {
+		e.b = slices.Grow(e.b, n+controlBytes)
+	}
 }
 
 // add takes one entry.
 func (e *encoder) add(p []byte) {
-	if e.entries == 0 {
-		room := len(p) + len(p)/8 + 16
+	if !e.open {
+		room := len(p) + len(p)/8 + 32
 		if e.codec == codecBinary {
-			room = base64.StdEncoding.EncodedLen(len(p)) + 16
+			room = base64.StdEncoding.EncodedLen(len(p)) + 32
 		}
-		e.start(room)
+		e.room(room)
 		e.b = append(e.b, "event: data\ndata:"...)
 		if e.codec == codecJSON {
 			e.b = append(e.b, '[')
 		}
+		e.open = true
 	} else if e.codec == codecJSON {
 		e.b = append(e.b, ',')
 	}
 	if e.codec == codecBinary {
-		e.addBinary(p)
-	} else {
-		if len(p) > 0 && p[0] == ' ' && bytes.HasSuffix(e.b, dataField) {
-			e.b = append(e.b, ' ')
-		}
-		e.b = appendLines(e.b, p)
+		e.b = base64.StdEncoding.AppendEncode(e.b, p)
+		return
 	}
-	e.entries++
-	e.size += len(p)
-}
-
-// addBinary appends base64 of as many times three bytes as there are.
-func (e *encoder) addBinary(p []byte) {
-	if e.resting > 0 && e.resting+len(p) >= 3 {
-		var three [3]byte
-		n := copy(three[:], e.rest[:e.resting])
-		p = p[copy(three[n:], p):]
-		e.b = base64.StdEncoding.AppendEncode(e.b, three[:])
-		e.resting = 0
+	if len(p) > 0 && p[0] == ' ' && bytes.HasSuffix(e.b, dataField) {
+		e.b = append(e.b, ' ')
 	}
-	if e.resting == 0 {
-		n := len(p) - len(p)%3
-		e.b = base64.StdEncoding.AppendEncode(e.b, p[:n])
-		p = p[n:]
-	}
-	e.resting += copy(e.rest[e.resting:], p)
+	e.b = appendLines(e.b, p)
 }
 
 var dataField = []byte("\ndata:")
@@ -174,26 +171,22 @@ func appendLines(b, p []byte) []byte {
 	}
 }
 
-// frame returns what was gathered, and begins anew after it.
-func (e *encoder) frame(end runnel.Sequence, number cursor, level, closed bool) *frame {
-	switch {
-	case e.entries == 0:
-		e.start(0)
-	case e.codec == codecBinary:
-		e.b = base64.StdEncoding.AppendEncode(e.b, e.rest[:e.resting])
+// control ends the data event, if there is one, and adds its control event.
+func (e *encoder) control(at runnel.Sequence, level, closed bool) {
+	if e.open {
+		if e.codec == codecJSON {
+			e.b = append(e.b, ']')
+		}
 		e.b = append(e.b, "\n\n"...)
-	case e.codec == codecJSON:
-		e.b = append(e.b, "]\n\n"...)
-	default:
-		e.b = append(e.b, "\n\n"...)
+		e.open = false
 	}
-	f := &frame{base: e.base, end: end, closed: closed}
+	e.room(0)
 	b := append(e.b, "event: control\ndata:{\""+wire.FieldNextOffset+"\":\""...)
-	b = end.AppendOffset(b)
+	b = at.AppendOffset(b)
 	if !closed {
 		b = append(b, `","`+wire.FieldCursor+`":"`...)
-		f.number, f.where = number, len(b)-chunkHead
-		b = append(b, number...)
+		e.where = append(e.where, len(b)-chunkHead)
+		b = append(b, e.number...)
 	}
 	b = append(b, '"')
 	if level || closed {
@@ -203,13 +196,19 @@ func (e *encoder) frame(end runnel.Sequence, number cursor, level, closed bool) 
 		b = append(b, `,"`+wire.FieldClosed+`":true`...)
 	}
 	b = append(b, "}\nid:"...)
-	b = end.AppendOffset(b)
+	b = at.AppendOffset(b)
 	if closed {
 		b = append(b, closedSuffix...)
 	}
-	b = append(b, "\n\n"...)
-	f.setText(b)
-	*e = encoder{codec: e.codec, base: end}
+	e.b = append(b, "\n\n"...)
+	e.closed = closed
+}
+
+// frame returns what was gathered, and begins anew after it.
+func (e *encoder) frame(end runnel.Sequence) *frame {
+	f := &frame{base: e.base, end: end, closed: e.closed, number: e.number, where: e.where}
+	f.setText(e.b)
+	*e = encoder{codec: e.codec, base: end, number: e.number}
 	return f
 }
 
@@ -228,18 +227,23 @@ func (f *frame) setText(b []byte) {
 // with returns the frame with another cursor, in place of its own.
 func (f *frame) with(number cursor) *frame {
 	g := *f
-	b := make([]byte, chunkHead, chunkHead+len(f.text)+len(number)+2)
-	b = append(b, f.text[:f.where]...)
-	b = append(b, number...)
-	b = append(b, f.text[f.where+len(f.number):]...)
-	g.number = number
-	g.setText(b)
+	more := len(number) - len(f.number)
+	b := make([]byte, chunkHead, chunkHead+len(f.text)+len(f.where)*max(more, 0)+2)
+	g.number, g.where = number, make([]int, len(f.where))
+	from := 0
+	for i, at := range f.where {
+		b = append(b, f.text[from:at]...)
+		g.where[i] = at + i*more
+		b = append(b, number...)
+		from = at + len(f.number)
+	}
+	g.setText(append(b, f.text[from:]...))
 	return &g
 }
 
-// atLeast returns the frame with a cursor that is not less than one that the reader was sent before.
+// atLeast returns the frame with cursors that are not less than one that the reader was sent before.
 func (f *frame) atLeast(number cursor) *frame {
-	if f.closed || !f.number.less(number) {
+	if len(f.where) == 0 || !f.number.less(number) {
 		return f
 	}
 	return f.with(number)

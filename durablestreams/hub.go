@@ -146,9 +146,9 @@ func (b *hub) publish(f *frame) {
 	for i := 0; i < len(b.attached); {
 		r := b.attached[i]
 		g := f
-		if !f.closed && f.number.less(r.cursor) {
+		if f.number.less(r.cursor) {
 			if own.number != r.cursor {
-				own = f.with(r.cursor)
+				own = f.atLeast(r.cursor)
 			}
 			g = own
 		}

@@ -86,8 +86,11 @@ func TestSection58PayloadsComeThroughEvents(t *testing.T) {
 		if data, _, _ := live.pair(); data != c.want {
 			t.Errorf("live: %q came as %q", c.payload, data)
 		}
-		if data, _, _ := s.live(name + "?offset=-1&live=sse").pair(); data != c.want+c.want {
-			t.Errorf("caught up: twice %q came as %q", c.payload, data)
+		late := s.live(name + "?offset=-1&live=sse")
+		for range 2 {
+			if data, _, _ := late.pair(); data != c.want {
+				t.Errorf("caught up: %q came as %q", c.payload, data)
+			}
 		}
 	}
 	s.put("json", "application/json", "[{\"a\":\n1},\" \",[2]]")
@@ -96,16 +99,17 @@ func TestSection58PayloadsComeThroughEvents(t *testing.T) {
 	}
 	for _, n := range []int{1, 2, 3, 4, 5, 1000} {
 		name := fmt.Sprintf("binary%d", n)
-		var want []byte
 		s.put(name, "application/octet-stream", "")
-		for i := range 3 { // pieces whose ends do not fall on those of base64
-			piece := strings.Repeat(string(rune(i)), n)
-			want = append(want, piece...)
+		piece := strings.Repeat("\xff", n)
+		for range 3 {
 			s.post(name, "application/octet-stream", piece)
 		}
-		data, _, _ := s.live(name + "?offset=-1&live=sse").pair()
-		if got, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(data, "\n", "")); err != nil || string(got) != string(want) {
-			t.Errorf("binary came as %q, %v", got, err)
+		e := s.live(name + "?offset=-1&live=sse")
+		for range 3 {
+			data, _, _ := e.pair()
+			if got, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(data, "\n", "")); err != nil || string(got) != piece {
+				t.Errorf("binary came as %q, %v", got, err)
+			}
 		}
 	}
 }
@@ -134,7 +138,7 @@ func TestSection58EachDataEventHasAControlEventAndOffsetsIncrease(t *testing.T) 
 				break
 			}
 		}
-		if last != offset(10) || pairs < 4 || pairs > 10 {
+		if last != offset(10) || contentType != "application/json" && pairs != 10 || pairs < 4 || pairs > 10 {
 			t.Errorf("%s: caught up at %s after %d pairs", contentType, last, pairs)
 		}
 	}
@@ -396,15 +400,10 @@ func TestASlowReaderHoldsUpNobodyAndMissesNothing(t *testing.T) {
 	seen := 0
 	for seen < total {
 		data, _, c := e.pair()
-		for part := range strings.SplitSeq(data, " "+piece) {
-			if part == "" {
-				continue
-			}
-			if part != fmt.Sprint(seen) {
-				t.Fatalf("the slow reader got %.20q, want %d", part, seen)
-			}
-			seen++
+		if data != fmt.Sprint(seen, " ", piece) {
+			t.Fatalf("the slow reader got %.20q, want %d", data, seen)
 		}
+		seen++
 		if seen == total && !c.UpToDate {
 			t.Errorf("at the end: %+v", c)
 		}
