@@ -289,3 +289,22 @@ func TestTheExpiredAreSweptAlthoughNobodyLooks(t *testing.T) {
 		})
 	}
 }
+
+func TestCrashesDoNotAddUpToALongerLife(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{MaxSegments: 1})
+		w.create("s/x", runnel.CreateOptions{TTL: 80 * time.Second})
+		for range 40 {
+			pass(time.Millisecond)
+			if _, err := w.readErr("s/x", 0); err != nil {
+				t.Fatal(err)
+			}
+			_ = w.statErr("s/y") // takes its room in memory
+			_ = w.statErr("s/z")
+			pass(0)
+			w.crash()
+		}
+		pass(95 * time.Second)
+		wantError(t, w.statErr("s/x"), runnel.ErrNotFound)
+	})
+}

@@ -184,7 +184,9 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 		st.tail, st.bytes = last, head.BytesThrough
 	}
 	accessed, slack := st.savedAccess()
-	st.inc.accessed.Store(max(accessed+slack.Microseconds(), head.Micros))
+	// What went unwritten was no later than now; more would add up over crashes.
+	accessed = max(accessed, min(accessed+slack.Microseconds(), sp.e.now()))
+	st.inc.accessed.Store(max(accessed, head.Micros))
 	st.inc.retained.start(st)
 	return st, nil
 }
