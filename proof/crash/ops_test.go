@@ -1,0 +1,474 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+// table is what clients do. An operation is picked by its weight; make returns nil if there is nothing
+// to do it with now. What the model says of it is in the call, next to how it is done.
+var table = []struct {
+	name   string
+	weight int
+	make   func(s *sim, r *rand.Rand) *call
+}{
+	{"create", 14, makeCreate},
+	{"append", 26, makeAppend},
+	{"produce", 18, makeProduce},
+	{"retry", 6, makeRetry},
+	{"commit", 8, makeCommit},
+	{"close", 3, makeClose},
+	{"delete", 5, makeDelete},
+	{"read", 14, makeRead},
+	{"stat", 4, makeStat},
+}
+
+var (
+	spaceNames   = []string{"", "a", "b/c"}
+	segmentNames = []string{"x", "y", "z"}
+	contentTypes = []string{"text/plain", "application/json", "application/octet-stream"}
+)
+
+// choose picks an operation.
+func (s *sim) choose(r *rand.Rand) *call {
+	sum := 0
+	for _, o := range table {
+		sum += o.weight
+	}
+	n := r.IntN(sum)
+	for _, o := range table {
+		if n -= o.weight; n < 0 {
+			return o.make(s, r)
+		}
+	}
+	return nil
+}
+
+func (s *sim) front(r *rand.Rand) front { return s.fronts[r.IntN(len(s.fronts))] }
+
+// where picks a segment: in most cases one that is there.
+func (s *sim) where(r *rand.Rand, there bool) (runnel.Segment, *segment) {
+	space := spaceNames[r.IntN(len(spaceNames))]
+	name := segmentNames[r.IntN(len(segmentNames))]
+	st := s.spaces[space].latest()
+	if _, ok := st[name]; ok != there && r.IntN(8) > 0 {
+		for _, other := range segmentNames {
+			if _, ok := st[other]; ok == there {
+				name = other
+				break
+			}
+		}
+	}
+	addr := runnel.Segment{Space: space, Name: name}
+	s.resolve(addr)
+	sg := s.spaces[space].latest()[name]
+	if sg.verdict(clock()) != alive {
+		sg = nil
+	}
+	return addr, sg
+}
+
+// resolve finds out about a segment of which the model cannot say whether it has expired.
+func (s *sim) resolve(addr runnel.Segment) {
+	h := s.spaces[addr.Space]
+	if h.latest()[addr.Name].verdict(clock()) != unsure || s.broken {
+		return
+	}
+	gated := s.gated
+	s.drain()
+	s.disk.setFault(nil)
+	s.setGate(false)
+	if s.broken || h.latest()[addr.Name].verdict(clock()) != unsure {
+		return
+	}
+	_, err := s.log.Read(s.ctx, addr, 0, runnel.Latest)
+	s.settle()
+	s.found1(addr, err == nil)
+	s.setGate(gated)
+}
+
+// found1 settles whether a segment has expired.
+func (s *sim) found1(addr runnel.Segment, there bool) {
+	h := s.spaces[addr.Space]
+	sg := h.latest()[addr.Name]
+	s.note("%s has expired: %v", addr, !there)
+	switch {
+	case there:
+		sg.touch(clock())
+	case len(sg.refs) > 0:
+		next := *sg
+		next.soft = true
+		h.base = h.base.with(&next)
+	default:
+		h.base = h.base.without(addr.Name)
+	}
+}
+
+// payloads makes new ones, which are like no other.
+func (s *sim) payloads(r *rand.Rand, contentType string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		size := r.IntN(40)
+		switch k := r.IntN(100); {
+		case k < 10:
+			size = 500 + r.IntN(2500)
+		case k < 11:
+			size = 10000 + r.IntN(15000)
+		}
+		p := fmt.Sprintf("%d.%d|%s", s.ops+1, i, strings.Repeat("abcdefgh", size/8+1)[:size])
+		if isJSON(contentType) {
+			p = `"` + p + `"`
+		}
+		all[i] = p
+	}
+	return all
+}
+
+// count is how many entries an append brings.
+func count(r *rand.Rand, f front, contentType string) int {
+	if f.name() == "http" && !isJSON(contentType) {
+		return 1 // the body is the entry
+	}
+	return 1 + r.IntN(1+r.IntN(4))
+}
+
+func makeCreate(s *sim, r *rand.Rand) *call {
+	addr, have := s.where(r, false)
+	f := s.front(r)
+	o := runnel.CreateOptions{ContentType: contentTypes[r.IntN(len(contentTypes))], Closed: r.IntN(12) == 0}
+	if r.IntN(3) == 0 || o.Closed {
+		o.Records = recordsOf(s.payloads(r, o.ContentType, count(r, f, o.ContentType)))
+	}
+	switch r.IntN(12) {
+	case 0:
+		o.TTL = time.Duration(8+r.IntN(60)) * time.Second
+	case 1:
+		o.ExpiresAt = clock().UTC().Add(time.Duration(1+r.IntN(60)) * time.Second)
+	case 2:
+		o.Retention.Entries = uint64(1 + r.IntN(5))
+	case 3:
+		o.Retention.Bytes = uint64(100 + r.IntN(3000))
+	case 4:
+		o.Retention.Age = time.Duration(1+r.IntN(60)) * time.Second
+	}
+	for _, p := range o.Records {
+		if most := o.Retention.Bytes; most > 0 && uint64(len(p.Payload)) > most {
+			o.Retention.Bytes = 0
+		}
+	}
+	if have != nil && r.IntN(2) == 0 { // the same again
+		o = runnel.CreateOptions{ContentType: have.contentType, TTL: have.ttl, ExpiresAt: have.expires, Retention: have.retention, Closed: have.closed}
+	}
+	return &call{
+		what: fmt.Sprintf("create %s %s", addr, describe(o)), space: addr.Space, front: f,
+		stage: func(st state, op int, now time.Time) outcome { return st.create(op, now, addr, o) },
+		run:   func(ctx context.Context) (answer, error) { return f.create(ctx, addr, o) },
+	}
+}
+
+func describe(o runnel.CreateOptions) string {
+	text := o.ContentType
+	if o.TTL > 0 {
+		text += fmt.Sprintf(" ttl %v", o.TTL)
+	}
+	if !o.ExpiresAt.IsZero() {
+		text += fmt.Sprintf(" until %v", o.ExpiresAt.Sub(start()))
+	}
+	if o.Retention != (runnel.Retention{}) {
+		text += fmt.Sprintf(" keep %+v", o.Retention)
+	}
+	if o.Closed {
+		text += " closed"
+	}
+	if o.Fork != nil {
+		text += fmt.Sprintf(" fork of %s at %d", o.Fork.Source, o.Fork.At)
+		if o.Fork.Latest {
+			text = strings.TrimSuffix(text, "0") + "its tail"
+		}
+		if o.Fork.Sub > 0 {
+			text += fmt.Sprintf("+%d", o.Fork.Sub)
+		}
+	}
+	return text + " " + short(payloadsOf(o.Records))
+}
+
+// appending makes a call of an append.
+func appending(what string, addr runnel.Segment, f front, o runnel.AppendOptions, payloads []string) *call {
+	if p := o.Producer; p != nil {
+		what += fmt.Sprintf(" by %s %d/%d", p.ID, p.Epoch, p.Seq)
+	}
+	if o.Expect != nil {
+		what += fmt.Sprintf(" after %d", *o.Expect)
+	}
+	if o.HasStreamSeq {
+		what += fmt.Sprintf(" seq %s", o.StreamSeq)
+	}
+	if o.Close {
+		what += " and close"
+	}
+	c := &call{
+		what: what + " " + short(payloads), space: addr.Space, names: []string{addr.Name}, front: f,
+		stage: func(st state, op int, now time.Time) outcome { return st.appendOne(op, now, addr, o, payloads) },
+		run:   func(ctx context.Context) (answer, error) { return f.append(ctx, addr, o, payloads) },
+	}
+	if o.Producer != nil {
+		c.retry = &retry{addr: addr, o: o, payloads: payloads}
+	}
+	return c
+}
+
+func typeOf(r *rand.Rand, sg *segment) string {
+	if sg == nil {
+		return contentTypes[r.IntN(len(contentTypes))]
+	}
+	return sg.contentType
+}
+
+func makeAppend(s *sim, r *rand.Rand) *call {
+	addr, sg := s.where(r, true)
+	f := s.front(r)
+	o := runnel.AppendOptions{ContentType: typeOf(r, sg)}
+	payloads := s.payloads(r, o.ContentType, count(r, f, o.ContentType))
+	switch r.IntN(12) {
+	case 0:
+		if o.ContentType = "text/other"; isJSON(typeOf(r, sg)) {
+			payloads = payloads[:1]
+		}
+	case 1, 2:
+		o.HasStreamSeq, o.StreamSeq = true, fmt.Sprintf("%06d", max(0, s.ops-r.IntN(20)))
+	case 3, 4:
+		if sg != nil {
+			tail := sg.tail()
+			if r.IntN(3) == 0 {
+				tail += runnel.Sequence(r.IntN(2))
+			}
+			o.Expect = &tail
+		}
+	case 5:
+		if r.IntN(3) == 0 {
+			o.Close = true
+		}
+	}
+	return appending("append "+addr.String(), addr, f, o, payloads)
+}
+
+func makeProduce(s *sim, r *rand.Rand) *call {
+	addr, sg := s.where(r, true)
+	f := s.front(r)
+	o := runnel.AppendOptions{ContentType: typeOf(r, sg), Producer: &runnel.Producer{ID: []string{"p", "q"}[r.IntN(2)]}}
+	var known producer
+	knows := false
+	if sg != nil {
+		known, knows = sg.producers[o.Producer.ID]
+	}
+	p := o.Producer
+	if p.Epoch = known.epoch; knows {
+		p.Seq = known.seq + 1
+	}
+	switch r.IntN(12) {
+	case 0:
+		p.Epoch, p.Seq = p.Epoch+1, 0
+	case 1:
+		p.Seq += uint64(r.IntN(3))
+	case 2, 3:
+		p.Seq -= min(p.Seq, uint64(r.IntN(3)))
+	case 4:
+		p.Epoch -= min(p.Epoch, 1)
+	case 5:
+		p.Epoch++
+	case 6:
+		o.Close = r.IntN(3) == 0
+	}
+	return appending("produce "+addr.String(), addr, f, o, s.payloads(r, o.ContentType, count(r, f, o.ContentType)))
+}
+
+// makeRetry repeats a write of a producer whose outcome its client does not know.
+func makeRetry(s *sim, r *rand.Rand) *call {
+	if len(s.retries) == 0 {
+		return nil
+	}
+	i := r.IntN(len(s.retries))
+	again := s.retries[i]
+	s.retries = slices.Delete(s.retries, i, i+1)
+	s.resolve(again.addr)
+	f := s.front(r)
+	if !isJSON(again.o.ContentType) && len(again.payloads) > 1 {
+		f = s.fronts[0]
+	}
+	c := appending("retry "+again.addr.String(), again.addr, f, again.o, again.payloads)
+	stage := c.stage
+	c.stage = func(st state, op int, now time.Time) outcome {
+		out := stage(st, op, now)
+		if out.err == nil {
+			s.cover.hit(map[bool]string{true: "a producer's retry was recognised", false: "a producer's retry was stored"}[out.ok.Duplicate])
+		}
+		return out
+	}
+	return c
+}
+
+func makeCommit(s *sim, r *rand.Rand) *call {
+	first, _ := s.where(r, true)
+	var writes []runnel.Write
+	var what strings.Builder
+	for _, name := range segmentNames {
+		addr := runnel.Segment{Space: first.Space, Name: name}
+		s.resolve(addr)
+		sg := s.spaces[first.Space].latest()[name]
+		if sg.verdict(clock()) != alive && r.IntN(8) > 0 || r.IntN(5) == 0 {
+			continue
+		}
+		w := runnel.Write{Segment: name, Records: recordsOf(s.payloads(r, typeOf(r, sg), 1+r.IntN(2)))}
+		for i := range w.Records {
+			w.Records[i].Payload = append(w.Records[i].Payload, name...) // unlike those of the other writes
+		}
+		if isJSON(typeOf(r, sg)) {
+			for i := range w.Records {
+				w.Records[i].Payload = fmt.Appendf(nil, `"%d.%d.%s|"`, s.ops+1, i, name)
+			}
+		}
+		if sg != nil && r.IntN(4) == 0 {
+			known, ok := sg.producers["m"]
+			w.Options.Producer = &runnel.Producer{ID: "m", Epoch: known.epoch}
+			if ok {
+				w.Options.Producer.Seq = known.seq + 1
+			}
+		}
+		w.Options.Close = r.IntN(25) == 0
+		writes = append(writes, w)
+		fmt.Fprintf(&what, " %s %s", name, short(payloadsOf(w.Records)))
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	f := inProcess{s.log}
+	var names []string
+	for _, w := range writes {
+		names = append(names, w.Segment)
+	}
+	return &call{
+		what: "commit " + first.Space + what.String(), space: first.Space, names: names, front: f,
+		stage: func(st state, op int, now time.Time) outcome {
+			next, told, err := st.appendAll(op, now, first.Space, writes)
+			out := outcome{err: err, next: next}
+			if err == nil {
+				out.ok = told[0]
+				for _, a := range told[1:] {
+					out.ok.More = append(out.ok.More, a.Appended)
+				}
+				if len(told) > 1 {
+					s.cover.hit("a commit of several segments was staged")
+				}
+			}
+			return out
+		},
+		run: func(ctx context.Context) (answer, error) {
+			all, err := f.Commit(ctx, runnel.Space{Name: first.Space}, writes...)
+			if err != nil {
+				return answer{}, err
+			}
+			return answer{Appended: all[0], More: all[1:]}, nil
+		},
+	}
+}
+
+func makeClose(s *sim, r *rand.Rand) *call {
+	addr, _ := s.where(r, true)
+	return appending("close "+addr.String(), addr, s.front(r), runnel.AppendOptions{Close: true}, nil)
+}
+
+func makeDelete(s *sim, r *rand.Rand) *call {
+	addr, _ := s.where(r, true)
+	f := s.front(r)
+	return &call{
+		what: "delete " + addr.String(), space: addr.Space, front: f,
+		stage: func(st state, _ int, now time.Time) outcome { return st.delete(now, addr) },
+		run:   func(ctx context.Context) (answer, error) { return answer{}, f.delete(ctx, addr) },
+	}
+}
+
+// readable tells whether what a reader of a segment sees does not depend on how far its end has come.
+func (s *sim) readable(addr runnel.Segment) bool {
+	now := clock()
+	h := s.spaces[addr.Space]
+	sg := h.base[addr.Name]
+	v := sg.verdict(now)
+	return sg == nil || sg.soft || v == alive || v != unsure && sg == h.latest()[addr.Name]
+}
+
+func makeRead(s *sim, r *rand.Rand) *call {
+	addr, _ := s.where(r, true)
+	if !s.readable(addr) {
+		return nil
+	}
+	f := s.front(r)
+	from := runnel.Sequence(0)
+	if sg := s.spaces[addr.Space].base[addr.Name]; sg != nil {
+		switch r.IntN(8) {
+		case 0:
+			from = runnel.Latest
+		case 1:
+			from = sg.tail() + runnel.Sequence(r.IntN(2))
+		case 2, 3:
+			from = runnel.Sequence(r.IntN(int(sg.tail()) + 1))
+		case 4:
+			from = sg.earliest(clock())
+		case 5:
+			from = max(sg.earliest(clock()), 1) - 1
+		}
+	}
+	what := fmt.Sprintf("read %s after %d", addr, from)
+	if from == runnel.Latest {
+		what = fmt.Sprintf("read %s at its tail", addr)
+	}
+	return s.reading(what, addr, f,
+		func(st state, now time.Time) outcome { return st.read(now, addr, from) },
+		func(ctx context.Context) (answer, error) { return f.read(ctx, addr, from) })
+}
+
+func makeStat(s *sim, r *rand.Rand) *call {
+	addr, _ := s.where(r, true)
+	if !s.readable(addr) {
+		return nil
+	}
+	f := s.front(r)
+	return s.reading("stat "+addr.String(), addr, f,
+		func(st state, now time.Time) outcome {
+			_, sg, err := st.settle(addr, now)
+			if err != nil {
+				return refuse(nil, err)
+			}
+			info := sg.info(now)
+			return outcome{ok: answer{Info: &info}}
+		},
+		func(ctx context.Context) (answer, error) { return f.stat(ctx, addr) })
+}
+
+// reading makes a call of a read. One that meets a segment whose time is over ends it, which is a write.
+func (s *sim) reading(what string, addr runnel.Segment, f front, predict func(state, time.Time) outcome, run func(context.Context) (answer, error)) *call {
+	c := &call{what: what, space: addr.Space, front: f, run: run}
+	sg := s.spaces[addr.Space].base[addr.Name]
+	if v := sg.verdict(clock()); sg == nil || sg.soft || v == alive {
+		c.reads = true
+		c.stage = func(st state, _ int, now time.Time) outcome {
+			out := predict(st, now)
+			if out.err != nil && strings.Contains(out.err.Error(), "no longer retained") {
+				s.cover.hit("a read was told that what it asks for is not retained")
+			}
+			return out
+		}
+		return c
+	}
+	s.cover.hit("a read met a segment whose time was over")
+	c.stage = func(st state, _ int, now time.Time) outcome {
+		next, _, err := st.settle(addr, now)
+		return refuse(next, err)
+	}
+	return c
+}

@@ -1,0 +1,735 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/durablestreams"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/pebblestore"
+)
+
+// The invariants, as the output names them.
+const (
+	keepsAcked    = "nothing acknowledged is lost"
+	keepsSeen     = "nothing seen is taken back"
+	noRefused     = "nothing refused is present"
+	onePrefix     = "a space is what it was after a prefix of its commits, each whole or not at all"
+	staysFound    = "an unknown outcome is one of the two, and stays what it turned out to be"
+	inOrder       = "sequences have no gaps; positions and timestamps never go back"
+	staysEnded    = "closes and deletes stay"
+	noOldByte     = "a recreated name shows no old byte"
+	storedOnce    = "a producer's retry is stored once, across crashes"
+	inherits      = "forks read what they inherited"
+	exactCut      = "retention cuts exactly where it should"
+	durableFirst  = "nothing is told or shown before it is durable"
+	staysFailed   = "after a failed sync nothing is acknowledged"
+	exactAnswers  = "every answer is the model's"
+	gaplessReader = "a live reader gets every entry once and in order"
+	bothAgree     = "Go and HTTP show the same"
+	alwaysOpens   = "a disk that lost power can be opened"
+)
+
+// violation is what ends a run.
+type violation struct {
+	invariant, text string
+}
+
+func (v *violation) Error() string { return v.invariant + ": " + v.text }
+
+// variant breaks the system on purpose. The zero variant is the system as it is.
+type variant struct {
+	driver func(storage.Driver) storage.Driver
+	log    func(log) log
+	disk   func(*disk)
+}
+
+// plan says what to run.
+type plan struct {
+	seed    uint64
+	steps   int
+	skip    map[int]bool
+	variant variant
+	cover   *coverage
+}
+
+// run simulates a plan. It returns the history, and what was violated, nil if nothing.
+func run(t *testing.T, p plan) (lines []string, found *violation) {
+	t.Helper()
+	s := &sim{plan: p, spaces: make(map[string]*history)}
+	defer func() {
+		// Pebble's goroutines stand still for good after a failure of the disk, and the bubble says so.
+		if r := recover(); r != nil {
+			if text := fmt.Sprint(r); !strings.Contains(text, "blocked goroutines remain") || !s.stuck && s.found == nil {
+				panic(r)
+			}
+		}
+		lines, found = s.lines, s.found
+	}()
+	synctest.Test(t, func(*testing.T) { s.run() })
+	return s.lines, s.found
+}
+
+// sim is one run.
+type sim struct {
+	plan
+	lines []string
+	found *violation
+	stuck bool // a disk has failed, and goroutines of Pebble will not end
+
+	disk    *disk
+	door    *door
+	driver  *pebblestore.Driver
+	engine  *engine.Engine
+	log     log
+	handler *durablestreams.Handler
+	fronts  []front
+	ctx     context.Context //nolint:containedctx // that of the clients of one generation
+	cancel  context.CancelFunc
+
+	spaces  map[string]*history
+	marks   *marks
+	flights []*flight
+	readers []*reader
+	retries []retry
+	ops     int
+	gen     int
+	gated   bool
+	broken  bool // the disk has failed
+	armed   bool // the disk fails, or takes an image, some time soon
+	lossy   loss
+}
+
+// marks say, by space, how many operations are staged, and how many of them the door has seen made
+// durable.
+type marks struct {
+	mu              sync.Mutex
+	staged, durable map[string]int
+}
+
+func (m *marks) stage(space string, n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.staged[space] = n
+}
+
+func (m *marks) enter(v *visit) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.upto = m.staged[v.space]
+}
+
+func (m *marks) leave(v *visit, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil && !v.drop {
+		m.durable[v.space] = max(m.durable[v.space], v.upto)
+	}
+}
+
+// upto returns how many operations of a space are durable.
+func (m *marks) upto(space string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.durable[space]
+}
+
+// history is what the model knows of a space.
+type history struct {
+	space  string
+	first  int   // operations that base includes
+	base   state // as it is durable
+	staged []staged
+}
+
+// staged is an operation that was staged after the durable ones.
+type staged struct {
+	flight *flight
+	after  state
+}
+
+func (h *history) total() int { return h.first + len(h.staged) }
+
+func (h *history) latest() state {
+	if n := len(h.staged); n > 0 {
+		return h.staged[n-1].after
+	}
+	return h.base
+}
+
+// advance makes operations durable.
+func (h *history) advance(upto int) {
+	if n := upto - h.first; n > 0 {
+		h.base = h.staged[n-1].after
+		h.staged = slices.Clone(h.staged[n:])
+		h.first = upto
+	}
+}
+
+// call is an operation that a client is about to start.
+type call struct {
+	what  string
+	space string
+	names []string // of the segments written, in the order of the answers
+	front front
+	// stage is what the model makes of it. The answer to a read is that of the durable state.
+	reads bool
+	stage func(st state, op int, now time.Time) outcome
+	run   func(ctx context.Context) (answer, error)
+	// retry is set for writes of producers, which may be repeated.
+	retry *retry
+	fork  *forking
+}
+
+// retry is a write of a producer whose client does not know what became of it.
+type retry struct {
+	addr     runnel.Segment
+	o        runnel.AppendOptions
+	payloads []string
+}
+
+// flight is an operation that was started.
+type flight struct {
+	*call
+	op        int
+	want      outcome
+	index     int // of the operation in the space's history, -1 if it changes nothing
+	cancelled bool
+	cancel    context.CancelFunc
+	result    chan result
+}
+
+type result struct {
+	answer answer
+	err    error
+}
+
+func (s *sim) note(format string, args ...any) {
+	s.lines = append(s.lines, fmt.Sprintf("%-12v ", clock().Sub(start()))+fmt.Sprintf(format, args...))
+}
+
+// clock is the time in the form in which the log tells it.
+func clock() time.Time { return time.Now().UTC().Round(0) }
+
+// start is when every bubble begins.
+func start() time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+func (s *sim) fail(invariant, format string, args ...any) {
+	panic(&violation{invariant, fmt.Sprintf(format, args...)})
+}
+
+// check counts a look at an invariant.
+func (s *sim) check(invariant string, ok bool, format string, args ...any) {
+	s.cover.hit("checked: " + invariant)
+	if !ok {
+		s.fail(invariant, format, args...)
+	}
+}
+
+func (s *sim) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
+
+func (s *sim) run() {
+	defer func() {
+		if r := recover(); r != nil {
+			v, ok := r.(*violation)
+			if !ok {
+				v = &violation{"the simulator runs", fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
+			}
+			s.found = v
+			s.note("VIOLATED %s", v)
+		}
+		s.quit()
+	}()
+	for _, space := range spaceNames {
+		s.spaces[space] = &history{space: space}
+	}
+	s.open(s.rand(1<<40), vfs.NewCrashableMem())
+	for i := range s.steps {
+		if !s.skip[i] {
+			s.step(s.rand(uint64(i)))
+		}
+	}
+	r := s.rand(1<<40 + 1)
+	s.crash(r, s.disk.snap(), "at the end")
+	s.restart(r)
+}
+
+// step does one thing.
+func (s *sim) step(r *rand.Rand) {
+	if s.broken && r.IntN(6) == 0 {
+		s.crash(r, s.disk.snap(), "after the disk failed")
+		return
+	}
+	switch n := r.IntN(100); {
+	case n < 58:
+		s.start(r)
+	case n < 84:
+		for range 1 + r.IntN(6) {
+			if !s.move(r) {
+				break
+			}
+		}
+	case n < 89:
+		s.drain()
+	case n < 90:
+		s.cancelOne(r)
+	case n < 93:
+		s.pass(time.Duration(1+r.IntN(40)) * time.Second)
+	case n < 95:
+		s.toggle(r)
+	case n < 97:
+		s.crash(r, s.disk.snap(), "now")
+	case n < 98:
+		s.note("power will fail at a change to come")
+		s.lossy = loss(r.IntN(int(losses)))
+		s.disk.arm(1 + r.IntN(12))
+	case n < 99:
+		if s.broken {
+			s.crash(r, s.disk.snap(), "after the disk failed")
+			return
+		}
+		s.restart(r)
+	default:
+		s.breakDisk(r)
+	}
+}
+
+// start starts an operation of a client, if there is room for one more.
+func (s *sim) start(r *rand.Rand) {
+	if len(s.flights) >= 12 {
+		s.move(r)
+		return
+	}
+	if r.IntN(4) > 0 {
+		s.pass(time.Millisecond)
+	}
+	c := s.choose(r)
+	if c == nil {
+		return
+	}
+	s.begin(c)
+}
+
+func (s *sim) begin(c *call) *flight {
+	s.ops++
+	f := &flight{call: c, op: s.ops, index: -1, result: make(chan result, 1)}
+	h := s.spaces[c.space]
+	now := clock()
+	st := h.latest()
+	if c.reads {
+		st = h.base
+	}
+	f.want = c.stage(st, f.op, now)
+	s.note("%d %s over %s", f.op, c.what, c.front.name())
+	if !c.reads && !s.broken && !maps.Equal(st, f.want.next) {
+		f.index = h.total()
+		h.staged = append(h.staged, staged{f, f.want.next})
+		s.marks.stage(c.space, h.total())
+	}
+	s.flights = append(s.flights, f)
+	var ctx context.Context
+	ctx, f.cancel = context.WithCancel(s.ctx)
+	go func() {
+		a, err := c.run(ctx)
+		f.result <- result{a, err}
+	}()
+	s.settle()
+	return f
+}
+
+// move lets one thing that is held go on, and tells whether there was one.
+func (s *sim) move(r *rand.Rand) bool {
+	moves := s.door.moves()
+	if len(moves) == 0 {
+		return false
+	}
+	moves[r.IntN(len(moves))]()
+	s.settle()
+	return true
+}
+
+// drain lets everything that is held go on until nothing is.
+func (s *sim) drain() {
+	for moves := s.door.moves(); len(moves) > 0; moves = s.door.moves() {
+		moves[0]()
+		s.settle()
+	}
+	for _, h := range s.spaces {
+		for _, sg := range h.latest() {
+			sg.sure = sg.low
+		}
+	}
+}
+
+func (s *sim) cancelOne(r *rand.Rand) {
+	if len(s.flights) == 0 || s.broken {
+		return
+	}
+	f := s.flights[r.IntN(len(s.flights))]
+	if f.cancelled || f.fork != nil {
+		return
+	}
+	s.note("%d is given up by its client", f.op)
+	f.cancelled = true
+	f.cancel()
+	s.settle()
+}
+
+// pass lets time pass.
+func (s *sim) pass(d time.Duration) {
+	if d >= time.Second {
+		if s.door.flushes() {
+			s.drain() // Pebble flushes by itself, and nothing may be held then
+		}
+		s.note("%v pass", d)
+	}
+	time.Sleep(d) //nolint:forbidigo // in a bubble
+	s.settle()
+}
+
+// toggle begins or ends to hold what reaches the disk.
+func (s *sim) toggle(r *rand.Rand) {
+	if s.gated {
+		s.drain()
+	}
+	s.setGate(!s.gated)
+	_ = r
+}
+
+func (s *sim) setGate(on bool) {
+	s.gated = on
+	s.door.hold(on)
+	s.disk.hold(on)
+}
+
+// settle waits until nothing moves any more, and looks at what has come of it.
+func (s *sim) settle() {
+	synctest.Wait()
+	if i := s.disk.taken(); i != nil {
+		s.crash(s.rand(1<<41+uint64(s.gen)), i, "in the middle of a change")
+		return
+	}
+	if s.engine.Err() != nil && !s.broken {
+		s.check(staysFailed, s.armed, "the engine failed although the disk did not: %v", s.engine.Err())
+		s.broken = true
+		s.note("the disk has failed")
+		s.cover.hit("the disk failed")
+	}
+	s.disk.hold(s.gated)
+	for space, h := range s.spaces {
+		if s.door.idle() && !s.broken {
+			h.advance(h.total())
+		}
+		h.advance(s.marks.upto(space))
+	}
+	s.collect()
+	s.look()
+}
+
+// collect takes the answers that have come.
+func (s *sim) collect() {
+	s.flights = slices.DeleteFunc(s.flights, func(f *flight) bool {
+		select {
+		case r := <-f.result:
+			f.cancel()
+			s.answered(f, r)
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+func (s *sim) answered(f *flight, r result) {
+	durable := f.index < s.spaces[f.space].first
+	switch {
+	case s.broken && unresolved(r.err):
+		s.check(staysFailed, true, "")
+		s.unknown(f)
+		return
+	case s.broken && f.reads && r.err == nil && f.want.err == nil:
+		// Memory still serves what is durable.
+	case s.broken && !f.reads && f.index < 0 && r.err == nil:
+		s.fail(staysFailed, "%d %s: got %+v", f.op, f.what, r.answer)
+	case f.cancelled && unresolved(r.err):
+		if f.index >= 0 {
+			s.cover.hit("the client gave up, outcome unknown")
+			s.unknown(f)
+		}
+		return
+	}
+	if f.fork != nil {
+		s.forked(f, r)
+	}
+	if d := differs(f.front, f.want, r.answer, r.err); d != "" {
+		s.fail(exactAnswers, "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
+	}
+	s.check(exactAnswers, true, "")
+	if f.want.err != nil && !durable {
+		// That a segment has expired may have been written down before anybody asked.
+		s.spaces[f.space].advance(f.index + 1)
+		durable = true
+	}
+	s.check(durableFirst, durable, "%d %s was answered before it was durable", f.op, f.what)
+	s.note("%d answered%s", f.op, told(f.want))
+	s.cover.hit("op: " + firstWord(f.what) + outcomeWord(f.want))
+	s.remember(f, r.answer)
+}
+
+func told(o outcome) string {
+	switch {
+	case o.err != nil:
+		return ": " + o.err.Error()
+	case o.ok.Info != nil:
+		return fmt.Sprintf(", tail %d", o.ok.Info.Tail)
+	case o.ok.Tail > 0:
+		return fmt.Sprintf(", tail %d", o.ok.Tail)
+	}
+	return ""
+}
+
+func firstWord(s string) string {
+	w, _, _ := strings.Cut(s, " ")
+	return w
+}
+
+func outcomeWord(o outcome) string {
+	switch {
+	case o.err != nil:
+		return " refused"
+	case o.ok.Duplicate:
+		return " repeated"
+	}
+	return ""
+}
+
+// unknown notes that a client cannot know what became of its operation.
+func (s *sim) unknown(f *flight) {
+	if f.retry != nil {
+		s.retries = append(s.retries, *f.retry)
+	}
+}
+
+// remember keeps what a client was told of the places of entries.
+func (s *sim) remember(f *flight, a answer) {
+	if f.front.name() != "go" {
+		return
+	}
+	if in := a.Info; in != nil {
+		if sg := s.spaces[f.space].latest()[in.Segment.Name]; sg != nil && sg.created.Equal(in.Created) {
+			s.identify(sg.life, in.ID)
+		}
+	}
+	for i, a := range append([]runnel.Appended{a.Appended}, a.More...) {
+		if a.First == 0 {
+			continue
+		}
+		for j, e := range f.want.next[f.names[i]].entries[a.First-1:] {
+			s.place(e, a.Position+runnel.Position(j), 0)
+		}
+	}
+}
+
+// identify keeps the id of an incarnation, which no other one of its space may have.
+func (s *sim) identify(l *life, id uint64) {
+	if l.id == 0 {
+		for _, sg := range s.spaces[l.space].latest() {
+			s.check(noOldByte, sg.life == l || sg.id != id, "%s and %s have the same id %d", l.name, sg.name, id)
+		}
+		l.id = id
+	}
+	s.check(noOldByte, l.id == id, "%s/%s was %d and is %d", l.space, l.name, l.id, id)
+}
+
+// place keeps where an entry is.
+func (s *sim) place(e *entry, position, together runnel.Position) {
+	if !e.seen {
+		e.seen, e.position = true, position
+	}
+	if e.together == 0 {
+		e.together = together
+	}
+	s.check(keepsSeen, e.position == position && (together == 0 || e.together == together),
+		"%s was at position %d of transaction %d and is at %d of %d", short([]string{e.payload}), e.position, e.together, position, together)
+}
+
+// open starts a generation on what is on the disk. Power may fail while it starts.
+func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
+	s.gen++
+	memTable := []int{16, 32, 32, 64, 512}[r.IntN(5)] << 10
+	quiet := slog.New(slog.DiscardHandler)
+	for {
+		s.disk = newDisk(mem)
+		if s.variant.disk != nil {
+			s.variant.disk(s.disk)
+		}
+		if s.gen > 1 && r.IntN(4) == 0 {
+			s.disk.arm(1 + r.IntN(30))
+		}
+		var err error
+		s.driver, err = pebblestore.Open("data", pebblestore.Config{FS: s.disk, MemTableBytes: memTable, CacheBytes: 64 << 10, MaxOpenFiles: 100, MaxCompactions: 1, Logger: quiet})
+		s.check(alwaysOpens, err == nil, "%v", err)
+		synctest.Wait()
+		i := s.disk.taken()
+		if i == nil {
+			s.disk.arm(1 << 40)
+			break
+		}
+		s.cover.hit("power failed during a restart")
+		s.note("power fails while it starts")
+		must(s.driver.Close())
+		mem, _ = i.disk(r, loss(r.IntN(int(losses))))
+	}
+	var d storage.Driver = s.driver
+	if s.variant.driver != nil {
+		d = s.variant.driver(d)
+	}
+	s.door = newDoor(d, s.disk, memTable)
+	m := &marks{staged: make(map[string]int), durable: make(map[string]int)}
+	for space, h := range s.spaces {
+		m.stage(space, h.total())
+	}
+	s.marks, s.door.onEnter, s.door.onLeave = m, m.enter, m.leave
+	e, err := engine.Open(s.door, engine.Config{
+		TailCacheBytes: []int64{0, 1, 4000}[r.IntN(3)],
+		MaxSegments:    []int{0, 1, 3}[r.IntN(3)],
+		SweepInterval:  []time.Duration{-1, time.Second, 10 * time.Second}[r.IntN(3)],
+		Logger:         quiet,
+	})
+	must(err)
+	s.engine, s.log = e, e
+	if s.variant.log != nil {
+		s.log = s.variant.log(e)
+	}
+	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
+	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.broken, s.armed = false, false
+	s.flights = nil
+	s.gated = false
+}
+
+// quit lets a generation go. What it still does is of no consequence to the disk of the next.
+func (s *sim) quit() {
+	if s.handler == nil {
+		return
+	}
+	if !s.broken {
+		s.disk.setFault(nil)
+	}
+	s.disk.hold(false)
+	s.door.hold(false)
+	s.cancel()
+	_ = s.handler.Close()
+	_ = s.engine.Close() // what it could not write is not asked for
+	_ = s.driver.Close()
+	synctest.Wait()
+	s.handler = nil
+}
+
+// restart closes everything as it should be and starts again.
+func (s *sim) restart(r *rand.Rand) {
+	if s.broken {
+		return
+	}
+	s.disk.setFault(nil)
+	s.drain()
+	if s.broken {
+		return
+	}
+	s.note("restart")
+	s.cover.hit("clean restart")
+	s.parkReaders()
+	s.cancel()
+	_ = s.handler.Close()
+	s.setGate(false)
+	must(s.engine.Close())
+	must(s.driver.Close())
+	synctest.Wait()
+	s.handler = nil
+	s.open(r, s.disk.mem)
+	s.verify()
+	s.setGate(r.IntN(4) > 0)
+}
+
+// crash ends a generation with a loss of power, and starts the next one on what is left.
+func (s *sim) crash(r *rand.Rand, i *image, when string) {
+	l := loss(r.IntN(int(losses)))
+	s.note("POWER FAILS %s, %s", when, l)
+	s.cover.hit("power failed: " + l.String())
+	for _, h := range s.spaces {
+		if len(h.staged) > 0 {
+			s.cover.hit("power failed with writes staged and not durable")
+			break
+		}
+	}
+	for _, f := range s.flights {
+		s.unknown(f)
+	}
+	s.flights = nil
+	s.parkReaders()
+	s.quit()
+	mem, torn := i.disk(r, l)
+	if torn {
+		s.cover.hit("a log with a torn end was recovered")
+	}
+	for _, h := range s.spaces {
+		for _, sg := range h.latest() {
+			sg.low = sg.sure
+		}
+		for _, sg := range h.base {
+			sg.low = sg.sure
+		}
+	}
+	s.open(r, mem)
+	s.verify()
+	s.setGate(r.IntN(4) > 0)
+}
+
+// breakDisk makes the disk fail from some moment on.
+func (s *sim) breakDisk(r *rand.Rand) {
+	if s.broken || s.armed {
+		return
+	}
+	s.armed, s.stuck = true, true
+	type fault struct {
+		what, op, ext string
+		err           error
+	}
+	f := []fault{
+		{"syncs of the log fail", "sync", ".log", errIO},
+		{"writes to the log fail", "write", ".log", errIO},
+		{"there is no space for the log", "write", ".log", errNoSpace},
+		{"tables cannot be made", "create", ".sst", errNoSpace},
+		{"tables cannot be written", "write", ".sst", errIO},
+	}[r.IntN(5)]
+	left := 1 << 30
+	if f.ext == ".sst" {
+		left = 1 + r.IntN(3)
+		s.armed = false
+	}
+	s.note("from now on %s", f.what)
+	s.cover.hit("disk: " + f.what)
+	s.disk.setFault(func(op, name string) error {
+		if op == f.op && strings.HasSuffix(name, f.ext) && left > 0 {
+			left--
+			return fmt.Errorf("%s %s: %w", op, name, f.err)
+		}
+		return nil
+	})
+}

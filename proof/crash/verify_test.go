@@ -1,0 +1,260 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+// sight is what was found of a segment.
+type sight struct {
+	err    error
+	answer answer
+}
+
+// verify compares what is found after a restart with the model, and goes on from there.
+func (s *sim) verify() {
+	s.check(staysFailed, true, "")
+	for _, space := range spaceNames {
+		s.verifySpace(s.spaces[space])
+	}
+	s.check(onePrefix, true, "")
+	for _, r := range s.readers {
+		s.resume(r)
+	}
+	s.settle()
+}
+
+func (s *sim) verifySpace(h *history) {
+	now := clock()
+	found := make(map[string]sight)
+	for _, name := range segmentNames {
+		found[name] = s.sight(runnel.Segment{Space: h.space, Name: name})
+	}
+	// The longest prefix that explains what is there.
+	for n := len(h.staged); n >= 0; n-- {
+		st := h.base
+		if n > 0 {
+			st = h.staged[n-1].after
+		}
+		if s.explains(st, found, now) == "" {
+			s.adopt(h, n, st, found, now)
+			return
+		}
+	}
+	s.blame(h, found, now)
+}
+
+// sight reads all that there is of a segment, in both ways.
+func (s *sim) sight(addr runnel.Segment) sight {
+	goWay, web := s.fronts[0], s.fronts[1]
+	a, err := goWay.stat(s.ctx, addr)
+	if err != nil {
+		if !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted) {
+			s.fail(alwaysOpens, "stat %s: %v", addr, err)
+		}
+		_, again := web.stat(s.ctx, addr)
+		s.check(bothAgree, differsError(err, again) == "", "%s: %v and %v", addr, err, again)
+		return sight{err: err}
+	}
+	from := a.Info.Earliest
+	got, err := goWay.read(s.ctx, addr, from)
+	if err != nil {
+		s.fail(inOrder, "read %s after %d: %v", addr, from, err)
+	}
+	if d := differs(goWay, outcome{ok: answer{Info: a.Info}}, answer{Info: got.Info}, nil); d != "" {
+		s.fail(inOrder, "stat and read of %s: %s", addr, d)
+	}
+	over, err := web.read(s.ctx, addr, from)
+	d := differs(web, outcome{ok: got}, over, err)
+	s.check(bothAgree, d == "", "%s: %s", addr, d)
+	if from > 0 {
+		_, err := goWay.read(s.ctx, addr, from-1)
+		d := differsError(&runnel.TrimmedError{Segment: addr, From: from - 1, Earliest: from}, err)
+		s.check(exactCut, d == "", "%s: %s", addr, d)
+		_, err = web.read(s.ctx, addr, from-1)
+		d = differsError(&runnel.TrimmedError{Segment: addr, From: from - 1, Earliest: from}, err)
+		s.check(exactCut, d == "", "%s: %s", addr, d)
+	}
+	return sight{answer: got}
+}
+
+// explains returns in what a state is not what was found, empty if it is.
+func (s *sim) explains(st state, found map[string]sight, now time.Time) string {
+	for _, name := range segmentNames {
+		if d := explainsOne(st[name], found[name], now); d != "" {
+			return name + ": " + d
+		}
+	}
+	return ""
+}
+
+func explainsOne(sg *segment, is sight, now time.Time) string {
+	switch v := sg.verdict(now); {
+	case v == unsure && is.err != nil:
+		if errors.Is(is.err, runnel.ErrSoftDeleted) != (len(sg.refs) > 0) {
+			return fmt.Sprintf("it may have expired, got %v", is.err)
+		}
+		return ""
+	case v == gone || v == held:
+		want := runnel.ErrNotFound
+		if v == held {
+			want = runnel.ErrSoftDeleted
+		}
+		if !errors.Is(is.err, want) {
+			return fmt.Sprintf("want %v, got %v with %s", want, is.err, short(is.answer.Payloads))
+		}
+		return ""
+	case is.err != nil:
+		return fmt.Sprintf("want %s, got %v", short(payloads(sg.entries)), is.err)
+	}
+	want := outcome{ok: answer{From: is.answer.From}}
+	info := sg.info(now)
+	want.ok.Info = &info
+	if at := int(is.answer.From); at <= len(sg.entries) {
+		want.ok.Payloads = payloads(sg.entries[at:])
+	}
+	return differs(inProcess{}, want, is.answer, nil)
+}
+
+func payloads(entries []*entry) []string {
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.payload)
+	}
+	return all
+}
+
+// adopt goes on from what was found: the state after the first n operations that were not durable.
+func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now time.Time) {
+	for i, op := range h.staged {
+		if op.flight == nil {
+			continue
+		}
+		if i < n {
+			s.cover.hit("an unknown outcome turned out to be: written")
+			s.note("%d turned out to be written", op.flight.op)
+		} else {
+			s.cover.hit("an unknown outcome turned out to be: not written")
+			s.note("%d turned out not to be written", op.flight.op)
+		}
+	}
+	h.first += len(h.staged)
+	h.base, h.staged = st, nil
+	s.check(keepsAcked, true, "")
+	s.check(noRefused, true, "")
+	s.check(staysFound, true, "")
+	s.check(staysEnded, true, "")
+	for _, name := range segmentNames {
+		is, sg := found[name], st[name]
+		if is.err != nil {
+			if sg.verdict(now) == unsure {
+				s.found1(runnel.Segment{Space: h.space, Name: name}, false)
+			} else if sg != nil {
+				h.base, _, _ = h.base.settle(runnel.Segment{Space: h.space, Name: name}, now)
+			}
+			continue
+		}
+		sg.touch(now)
+		s.identify(sg.life, is.answer.Info.ID)
+		s.observe(sg, is.answer.From, is.answer.Entries)
+	}
+	s.ordered(h)
+}
+
+// observe keeps the places of entries that were read.
+func (s *sim) observe(sg *segment, from runnel.Sequence, entries []runnel.Entry) {
+	for i, got := range entries {
+		e := sg.entries[int(from)+i]
+		s.place(e, got.Position, got.Transaction)
+		s.check(inOrder, e.time.Equal(got.Time), "%s was written at %v and says %v", short([]string{e.payload}), e.time, got.Time)
+		if int(from)+i < sg.base {
+			s.check(inherits, string(got.Payload) == e.payload, "%s", short([]string{e.payload}))
+		}
+	}
+}
+
+// ordered checks that positions are in the order of the operations, over all segments of a space.
+func (s *sim) ordered(h *history) {
+	type placed struct {
+		*entry
+		index int
+	}
+	var all []placed
+	for _, name := range segmentNames {
+		sg := h.base[name]
+		if sg == nil {
+			continue
+		}
+		for i, e := range sg.entries[sg.life.base:] {
+			if e.seen {
+				all = append(all, placed{e, i})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b placed) int { return a.op - b.op })
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		s.check(inOrder, a.position < b.position && !b.time.Before(a.time), "%s of operation %d is at position %d, %v, and %s of operation %d at %d, %v",
+			short([]string{a.payload}), a.op, a.position, a.time, short([]string{b.payload}), b.op, b.position, b.time)
+		s.check(onePrefix, (a.op == b.op) == (a.together == b.together) || a.together == 0 || b.together == 0, "operations %d and %d have transactions %d and %d", a.op, b.op, a.together, b.together)
+	}
+}
+
+// blame says which invariant is broken by what was found.
+func (s *sim) blame(h *history, found map[string]sight, now time.Time) {
+	whole := h.latest()
+	text := fmt.Sprintf("space %q\n  the durable state: %s\n  with all that was staged: %s", h.space, s.explains(h.base, found, now), s.explains(whole, found, now))
+	for n, op := range h.staged {
+		text += fmt.Sprintf("\n  up to %d: %s", op.flight.op, s.explains(op.after, found, now))
+		_ = n
+	}
+	known := make(map[string]bool)
+	for _, st := range append([]staged{{after: h.base}}, h.staged...) {
+		for _, sg := range st.after {
+			for _, e := range sg.entries {
+				known[e.payload] = true
+			}
+		}
+	}
+	for _, name := range segmentNames {
+		is, sg := found[name], h.base[name]
+		if explainsOne(sg, is, now) == "" {
+			continue
+		}
+		stays := true // nothing that was staged changes the segment
+		for _, op := range h.staged {
+			if op.after[name] != sg {
+				stays = false
+			}
+		}
+		if is.err != nil {
+			if stays {
+				s.fail(keepsAcked, "%s", text)
+			}
+			continue
+		}
+		for _, p := range is.answer.Payloads {
+			if !known[p] {
+				if sg != nil && sg.born > 0 && sg.verdict(now) == alive {
+					s.fail(noRefused, "%s of segment %s\n%s", short([]string{p}), name, text)
+				}
+				s.fail(noOldByte, "%s of segment %s\n%s", short([]string{p}), name, text)
+			}
+		}
+		switch v := sg.verdict(now); {
+		case stays && v != alive:
+			s.fail(staysEnded, "%s", text)
+		case stays && is.answer.Info.Tail < sg.tail():
+			s.fail(keepsAcked, "%s", text)
+		case stays && sg.closed && !is.answer.Info.Closed:
+			s.fail(staysEnded, "%s", text)
+		case stays && is.answer.Info.Earliest != sg.earliest(now):
+			s.fail(exactCut, "%s", text)
+		}
+	}
+	s.fail(onePrefix, "%s", text)
+}
