@@ -1,9 +1,14 @@
 package engine
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -115,10 +120,15 @@ func (c *cleaner) work(ctx context.Context) {
 	c.untidy = make(map[storage.Partition]struct{})
 	c.trims = make(map[trimKey]struct{})
 	c.mu.Unlock()
-	for key := range trims {
+	// In a fixed order, so that a simulated run can be repeated.
+	byPath := func(a, b trimKey) int { return strings.Compare(a.addr.String(), b.addr.String()) }
+	for _, key := range slices.SortedFunc(maps.Keys(trims), byPath) {
 		c.report(ctx, "trim", key.addr.String(), again(func() error { return c.e.trim(ctx, key.addr, key.id) }))
 	}
-	for part := range untidy {
+	byName := func(a, b storage.Partition) int {
+		return cmp.Or(bytes.Compare(a.Store[:], b.Store[:]), strings.Compare(a.Name, b.Name))
+	}
+	for _, part := range slices.SortedFunc(maps.Keys(untidy), byName) {
 		c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 	}
 }
