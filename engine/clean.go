@@ -163,6 +163,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			c.report(ctx, "sweep", part.Name, c.due(ctx, part))
 			c.report(ctx, "references", part.Name, c.references(ctx, part))
 			c.report(ctx, "vacuum", part.Name, c.vacuum.run(ctx, c.e, part))
+			c.report(ctx, "witnesses", part.Name, c.witnesses(ctx, part))
 		}
 	}
 }
@@ -250,7 +251,7 @@ func (e *Engine) drop(ctx context.Context, part storage.Partition, r storage.Ran
 func (sp *space) removeRows(ctx context.Context, keys [][]byte) error {
 	most := 1024
 	if limit := sp.e.limits.MaxBatchOps; limit > 0 {
-		most = min(most, limit-1)
+		most = min(most, limit-commitRowOps)
 	}
 	if limit := sp.e.limits.MaxBatchBytes; limit > 0 {
 		most = min(most, (limit-commitRowBytes)/(storage.MaxKeyBytes+rowBytes))

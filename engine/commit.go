@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/record"
@@ -42,10 +41,11 @@ type touched struct {
 	gone []*incarnation
 }
 
-// What a batch costs besides the operations that callers stage: the commit row, and its share for each
-// change.
+// What a batch costs besides the operations that callers stage: the commit row, its share for each
+// change, and the witness.
 const (
-	commitRowBytes    = 64
+	commitRowBytes    = 64 + witnessBytes
+	commitRowOps      = 2
 	commitChangeBytes = 32
 )
 
@@ -79,8 +79,8 @@ func (sp *space) write(ctx context.Context, size, ops int, stage func(t *tx) err
 	if most := e.limits.MaxBatchBytes; most > 0 && size > most {
 		return &runnel.TooLargeError{What: "commit", Limit: int64(most), Got: int64(size)}
 	}
-	if most := e.limits.MaxBatchOps; most > 0 && ops+1 > most {
-		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("needs %d operations of storage, the driver takes %d", ops+1, most)}
+	if most := e.limits.MaxBatchOps; most > 0 && ops+commitRowOps > most {
+		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("needs %d operations of storage, the driver takes %d", ops+commitRowOps, most)}
 	}
 	sp.mu.Lock()
 	if !sp.loaded {
@@ -146,7 +146,7 @@ func (sp *space) room(size, ops int) *batch {
 		b := sp.queue[n-1]
 		limits := &sp.e.limits
 		fits := (limits.MaxBatchBytes == 0 || b.size+size <= limits.MaxBatchBytes) &&
-			(limits.MaxBatchOps == 0 || len(b.Ops)+ops+1 <= limits.MaxBatchOps) &&
+			(limits.MaxBatchOps == 0 || len(b.Ops)+ops+commitRowOps <= limits.MaxBatchOps) &&
 			commitRowBytes+(len(b.changes)+ops)*commitChangeBytes <= sp.e.fragment() &&
 			b.size < softBatchBytes
 		if fits || len(b.Ops) == 0 {
@@ -224,13 +224,18 @@ func (sp *space) commitLoop() {
 		b := sp.queue[0]
 		sp.queue = sp.queue[1:]
 		sp.inFlight = b
-		b.Guarded = !sp.e.limits.Exclusive
 		b.Expect = sp.version
+		if b.Guarded = !sp.e.limits.Exclusive; b.Guarded {
+			_, _ = rand.Read(b.ID[:]) // which never fails
+		}
 		sp.mu.Unlock()
 
 		if b.last > 0 {
 			row := record.Commit{First: b.first, Micros: b.micros, Changes: b.changes}
 			b.Set(commitKey(nil, b.last), row.Append(make([]byte, 0, commitRowBytes+commitChangeBytes*len(b.changes))), nil)
+		}
+		if b.Guarded {
+			sp.e.testify(b)
 		}
 		version, err := sp.commit(b)
 
@@ -247,60 +252,13 @@ func (sp *space) commitLoop() {
 				// keep that, and nothing is read from storage that is not in memory yet.
 				sp.refuse(err)
 			} else {
-				sp.forget(err)
+				sp.forget(errRetry) // what is staged on top has not happened
 			}
 		}
 		sp.mu.Unlock()
 		close(b.done)
 		sp.e.watch.send(b.events)
 	}
-}
-
-// commit hands a batch to the driver until its outcome is known, or until the engine closes.
-func (sp *space) commit(b *batch) (storage.Version, error) {
-	e := sp.e
-	if err := e.Err(); err != nil {
-		return 0, err
-	}
-	if b.Guarded {
-		if _, err := rand.Read(b.ID[:]); err != nil {
-			return 0, fmt.Errorf("%w: %w", runnel.ErrUnavailable, err)
-		}
-	}
-	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
-		version, err := e.driver.Commit(e.ctx, sp.part, &b.Batch)
-		switch {
-		case err == nil:
-			return version, nil
-		case errors.Is(err, storage.ErrConflict):
-			// It may be our own earlier attempt, of which we were told that nobody knows, that won.
-			if version, ours := sp.ours(b); ours {
-				return version, nil
-			}
-			return 0, errRetry
-		case errors.Is(err, storage.ErrRefused):
-			return 0, fmt.Errorf("%w: %w", runnel.ErrUnavailable, err)
-		case errors.Is(err, storage.ErrUnknown) && b.Guarded:
-			// The same batch once more: it can only win once, and the answer will tell.
-		default:
-			e.fail(err)
-			return 0, e.Err()
-		}
-		if version, ours := sp.ours(b); ours {
-			return version, nil
-		}
-		select {
-		case <-time.After(pause):
-		case <-e.ctx.Done():
-			return 0, fmt.Errorf("%w: %w", runnel.ErrUnknown, err)
-		}
-	}
-}
-
-// ours tells whether the last commit of the partition is this batch.
-func (sp *space) ours(b *batch) (storage.Version, bool) {
-	version, id, err := sp.e.driver.Guard(context.WithoutCancel(sp.e.ctx), sp.part)
-	return version, err == nil && id == b.ID
 }
 
 // publish makes a durable batch visible: first the state of every segment moves, then waiters wake. It

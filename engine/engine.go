@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,6 +65,7 @@ type Engine struct {
 	cfg    Config
 	cache  *tailCache
 	watch  watchers
+	id     [16]byte // tells this engine from every other
 
 	// ctx ends when the engine closes; commits and background work run under it.
 	ctx    context.Context //nolint:containedctx // the engine's own life, not an operation's
@@ -110,6 +112,7 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
 	}
+	_, _ = rand.Read(e.id[:]) // which never fails
 	e.cache = newTailCache(e.cfg.TailCacheBytes)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.cleaner.start(e)
@@ -154,6 +157,15 @@ func (e *Engine) begin() error {
 	}
 	e.operations.Add(1)
 	return nil
+}
+
+func (e *Engine) isClosing() bool {
+	select {
+	case <-e.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // Err returns nil while the engine can write, and afterwards an error that matches runnel.ErrFailed.

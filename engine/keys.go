@@ -20,6 +20,7 @@ const (
 	keyDue        = 'x' // microseconds, id → name of a segment to look at then
 	keyTrash      = 't' // id → nothing: the data of a deleted segment is to be dropped
 	keyRelease    = 'o' // reference → record.Release
+	keyWitness    = 'w' // engine → id of its last commit, microseconds
 )
 
 func commitKey(dst []byte, last runnel.Position) []byte {
@@ -57,6 +58,8 @@ func referenceKey(id uint64, reference [16]byte) []byte {
 func releaseKey(reference [16]byte) []byte {
 	return append([]byte{keyRelease}, reference[:]...)
 }
+
+func witnessKey(engine [16]byte) []byte { return append([]byte{keyWitness}, engine[:]...) }
 
 func dueKey(micros int64, id uint64) []byte {
 	return binary.BigEndian.AppendUint64(segmentKey(nil, keyDue, uint64(max(micros, 0))), id)

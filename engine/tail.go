@@ -20,24 +20,21 @@ func (e *Engine) Wait(ctx context.Context, addr runnel.Segment, id uint64, after
 			return runnel.Info{}, err
 		}
 		defer seg.release()
-		return e.wait(ctx, seg, addr, id, after)
+		return e.wait(ctx, seg, addr, &id, &after)
 	})
 }
 
-func (e *Engine) wait(ctx context.Context, seg *segment, addr runnel.Segment, id uint64, after runnel.Sequence) (runnel.Info, error) {
+// wait fixes id and after, for when it has to be begun again.
+func (e *Engine) wait(ctx context.Context, seg *segment, addr runnel.Segment, id *uint64, after *runnel.Sequence) (runnel.Info, error) {
 	for {
-		from := after
-		st, err := e.open(ctx, seg, id, &from)
+		st, err := e.open(ctx, seg, *id, after)
 		if err != nil {
 			return runnel.Info{}, err
 		}
-		if st.tail > from || st.desc.Closed {
+		if st.tail > *after || st.desc.Closed {
 			return st.info(addr), nil
 		}
-		if id == 0 {
-			id = st.inc.id
-		}
-		after = from
+		*id = st.inc.id
 		if err := e.waitChange(ctx, seg, st); err != nil {
 			return runnel.Info{}, err
 		}
