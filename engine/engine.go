@@ -87,7 +87,7 @@ type Engine struct {
 
 	cleaner cleaner
 	// unreference is held while a fork's claim on its source is taken back.
-	unreference sync.Mutex
+	unreference gate
 }
 
 type failure struct{ err error }
@@ -111,6 +111,8 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 		spaces: make(map[storage.Partition]*space),
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
+
+		unreference: newGate(),
 	}
 	_, _ = rand.Read(e.id[:]) // which never fails
 	e.cache = newTailCache(e.cfg.TailCacheBytes)

@@ -164,7 +164,7 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 	from := &branch{fork: requested(o.Fork)}
 	if !o.Fork.Latest {
 		if err := e.resolve(ctx, seg.sp, source, st, from); err != nil {
-			return nil, err
+			return nil, seg.sp.moved(ctx, err)
 		}
 	}
 	id := st.desc.ID
@@ -317,8 +317,10 @@ func (from *branch) inherit(desc *record.Descriptor, o *runnel.CreateOptions) {
 // dereference takes a fork's reference back from its source, and ends a source that was only kept for
 // it. Doing it again changes nothing.
 func (e *Engine) dereference(ctx context.Context, source runnel.Segment, id uint64, reference [16]byte) error {
-	e.unreference.Lock()
-	defer e.unreference.Unlock()
+	if err := e.unreference.enter(ctx); err != nil {
+		return err
+	}
+	defer e.unreference.leave()
 	for {
 		err := e.tryDereference(ctx, source, id, reference)
 		if !errors.Is(err, errRetry) {

@@ -137,6 +137,21 @@ func (e *Engine) explain(ctx context.Context, addr runnel.Segment, st *state, at
 // errMissing says that entries which were durable are no longer in storage.
 var errMissing = fmt.Errorf("%w: entries are missing", record.ErrCorrupt)
 
+// moved turns an error of errMissing into errRetry, if another process has written to the space since
+// its state was read.
+func (sp *space) moved(ctx context.Context, err error) error {
+	if err != errMissing || sp.e.limits.Exclusive {
+		return err
+	}
+	version, _, gerr := sp.e.driver.Guard(ctx, sp.part)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if gerr == nil && (version != sp.version || !sp.loaded) {
+		return errRetry
+	}
+	return err
+}
+
 // runs yields the runs that hold the entries of a state after one place and through another, cut to
 // these bounds. It must run inside an operation of the engine.
 func (e *Engine) runs(ctx context.Context, sp *space, st *state, after, through runnel.Sequence, use use) iter.Seq2[*record.Run, error] {

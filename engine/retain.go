@@ -79,7 +79,7 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	scan:
 		for run, err := range e.runs(ctx, seg.sp, st, at, st.tail, borrow) {
 			if err != nil {
-				return 0, err
+				return 0, seg.sp.moved(ctx, err)
 			}
 			place := run.Place()
 			through := place.BytesBefore

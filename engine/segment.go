@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -17,7 +18,7 @@ type segment struct {
 	sp   *space
 	name string
 
-	loading sync.Mutex // held while the state is read
+	loading gate // held while the state is read
 	loaded  atomic.Bool
 	stale   atomic.Bool // no longer what the space knows under the name
 	used    atomic.Bool // since the last look for what can be given back
@@ -91,7 +92,7 @@ func (sp *space) acquire(ctx context.Context, name string) (*segment, error) {
 	sp.mu.Lock()
 	seg := sp.segments[name]
 	if seg == nil {
-		seg = &segment{sp: sp, name: name, staged: absent}
+		seg = &segment{sp: sp, name: name, loading: newGate(), staged: absent}
 		sp.segments[name] = seg
 		e.resident.Add(1)
 	}
@@ -126,8 +127,10 @@ func (seg *segment) release() {
 // load reads the state from storage. Nothing of the segment can be staged before it is loaded, so what
 // storage holds is durable.
 func (seg *segment) load(ctx context.Context) error {
-	seg.loading.Lock()
-	defer seg.loading.Unlock()
+	if err := seg.loading.enter(ctx); err != nil {
+		return err
+	}
+	defer seg.loading.leave()
 	if seg.loaded.Load() {
 		return nil
 	}
@@ -149,19 +152,40 @@ func (seg *segment) load(ctx context.Context) error {
 // read builds the state of a segment from what storage holds.
 func (sp *space) read(ctx context.Context, name string) (*state, error) {
 	driver := sp.e.driver
-	value, err := driver.Get(ctx, sp.part, descriptorKey(name))
-	if errors.Is(err, storage.ErrKeyNotFound) {
-		return absent, nil
+	described, err := driver.Get(ctx, sp.part, descriptorKey(name))
+	for {
+		if errors.Is(err, storage.ErrKeyNotFound) {
+			return absent, nil
+		}
+		if err != nil {
+			return nil, storageError(err)
+		}
+		st, serr := sp.readDescribed(ctx, described)
+		if serr != nil && serr != errMissing || sp.e.limits.Exclusive || serr == nil && (st.tail > 0 || st.mutable != nil) {
+			return st, serr
+		}
+		// It may have been deleted meanwhile.
+		var again []byte
+		if again, err = driver.Get(ctx, sp.part, descriptorKey(name)); err == nil && bytes.Equal(again, described) {
+			return st, serr
+		}
+		described = again
 	}
-	if err != nil {
-		return nil, storageError(err)
-	}
-	desc, err := record.DecodeDescriptor(value)
+}
+
+// readDescribed builds the state of a segment that has a descriptor. On a driver that other processes
+// write too, the last run is looked for before the row that is written before runs are dropped.
+func (sp *space) readDescribed(ctx context.Context, described []byte) (*state, error) {
+	desc, err := record.DecodeDescriptor(described)
 	if err != nil {
 		return nil, err
 	}
 	st := &state{desc: desc, inc: newIncarnation(desc.ID)}
-	value, err = driver.Get(ctx, sp.part, mutableKey(desc.ID))
+	head, last, err := sp.lastRun(ctx, desc.ID)
+	if err != nil {
+		return nil, err
+	}
+	value, err := sp.e.driver.Get(ctx, sp.part, mutableKey(desc.ID))
 	switch {
 	case err == nil:
 		m, err := record.DecodeMutable(value)
@@ -175,10 +199,6 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 	}
 	if f := desc.Fork; f != nil && st.tail < f.Base {
 		st.tail, st.bytes = f.Base, f.BaseBytes
-	}
-	head, last, err := sp.lastRun(ctx, desc.ID)
-	if err != nil {
-		return nil, err
 	}
 	if last > st.tail {
 		st.tail, st.bytes = last, head.BytesThrough
@@ -214,6 +234,9 @@ func (sp *space) lastRun(ctx context.Context, id uint64) (head record.Head, last
 	}
 	if fragmented {
 		value, err := sp.e.driver.Get(ctx, sp.part, fragmentKey(nil, id, last, 0))
+		if errors.Is(err, storage.ErrKeyNotFound) {
+			return head, 0, errMissing
+		}
 		if err != nil {
 			return head, 0, storageError(err)
 		}

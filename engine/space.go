@@ -18,7 +18,7 @@ type space struct {
 
 	users int // operations that hold the space; e.mu guards it
 
-	loading sync.Mutex // held while the head is read
+	loading gate // held while the head is read
 
 	mu       sync.Mutex
 	loaded   bool
@@ -35,6 +35,22 @@ type space struct {
 	version storage.Version
 }
 
+// gate lets one in at a time, who may take long. It is a lock that does not outlast a context.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g gate) leave() { <-g }
+
 // errRetry tells an operation that what it was built on is no longer so, that nothing of it was written,
 // and that it should begin again.
 var errRetry = errors.New("engine: state changed underneath")
@@ -48,7 +64,7 @@ func (e *Engine) enter(ctx context.Context, part storage.Partition) (*space, err
 	}
 	sp := e.spaces[part]
 	if sp == nil {
-		sp = &space{e: e, part: part, segments: make(map[string]*segment)}
+		sp = &space{e: e, part: part, loading: newGate(), segments: make(map[string]*segment)}
 		e.spaces[part] = sp
 	}
 	sp.users++
@@ -97,8 +113,10 @@ func (sp *space) ensure(ctx context.Context) error {
 	if loaded && sp.e.limits.Exclusive {
 		return nil
 	}
-	sp.loading.Lock()
-	defer sp.loading.Unlock()
+	if err := sp.loading.enter(ctx); err != nil {
+		return err
+	}
+	defer sp.loading.leave()
 	var version storage.Version
 	if !sp.e.limits.Exclusive {
 		var err error
