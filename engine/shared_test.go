@@ -283,6 +283,7 @@ func TestAnUnknownOutcomeIsFoundOut(t *testing.T) {
 							func() error { return a.Delete(ctx, at("s/fork")) },
 							func() error { _, err := a.tryAppend("s/a", closing, "6"); return err },
 						} {
+							pass(time.Second) // the cleaner comes to rest
 							a.unknown(then, func() {
 								if overtaken {
 									b.append("s/b", fmt.Sprint(i))
