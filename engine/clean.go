@@ -146,6 +146,9 @@ func (c *cleaner) report(ctx context.Context, what, where string, err error) {
 
 // sweep looks at every partition.
 func (c *cleaner) sweep(ctx context.Context) {
+	// What was in use when room was looked for last may not be any more.
+	c.e.crowded.Store(0)
+	c.e.makeRoom()
 	for store, err := range c.e.driver.Stores(ctx) {
 		if err != nil {
 			c.report(ctx, "sweep", "", err)

@@ -152,6 +152,7 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 	st.inc.retained.start(st)
 	t.set(seg, st)
 	t.put(descriptorKey(seg.name), desc.Append(nil))
+	t.sp.names.add(seg.name)
 	t.change(record.Created, desc.ID, position, st.tail, 0)
 	if due, ok := st.due(t.micros); ok {
 		t.put(dueKey(due, desc.ID), []byte(seg.name))

@@ -94,6 +94,11 @@ func (sp *space) acquire(ctx context.Context, name string) (*segment, error) {
 	if seg == nil {
 		seg = &segment{sp: sp, name: name, loading: newGate(), staged: absent}
 		sp.segments[name] = seg
+		if sp.names.absent(name) {
+			seg.durable.Store(absent)
+			seg.loaded.Store(true)
+		}
+		defer e.makeRoom()
 		e.resident.Add(1)
 	}
 	seg.pins++
@@ -108,7 +113,6 @@ func (sp *space) acquire(ctx context.Context, name string) (*segment, error) {
 		seg.release()
 		return nil, err
 	}
-	e.makeRoom()
 	return seg, nil
 }
 
@@ -146,6 +150,9 @@ func (seg *segment) load(ctx context.Context) error {
 	seg.sp.mu.Unlock()
 	seg.durable.Store(st)
 	seg.loaded.Store(true)
+	if st.desc == nil {
+		seg.sp.missed()
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ type space struct {
 	mu       sync.Mutex
 	loaded   bool
 	segments map[string]*segment
+	names    names
 	// position and clock are the last ones given, staged ones included.
 	position runnel.Position
 	clock    int64
