@@ -26,7 +26,7 @@ func (st *state) expired(micros int64) bool {
 	if d.ExpiresAt > 0 && micros >= d.ExpiresAt {
 		return true
 	}
-	return d.TTL > 0 && st.inc.readers.Load() == 0 && micros-st.inc.accessed.Load() >= d.TTL.Microseconds()
+	return d.TTL > 0 && st.inc.readers.Load() == 0 && micros-st.inc.lastUse() >= d.TTL.Microseconds()
 }
 
 // expiry is when the segment expires if nobody uses it again; ok is false if never.
@@ -36,10 +36,13 @@ func (st *state) expiry() (micros int64, ok bool) {
 	case d.ExpiresAt > 0:
 		return d.ExpiresAt, true
 	case d.TTL > 0:
-		return st.inc.accessed.Load() + d.TTL.Microseconds(), true
+		return st.inc.lastUse() + d.TTL.Microseconds(), true
 	}
 	return 0, false
 }
+
+// lastUse is where the TTL window begins, as far as anybody can know.
+func (inc *incarnation) lastUse() int64 { return max(inc.accessed.Load(), inc.granted) }
 
 // renew starts the TTL window again.
 func (inc *incarnation) renew(micros int64) {
@@ -79,11 +82,11 @@ func (st *state) accessUnsaved(exact bool) bool {
 		return false
 	}
 	saved, slack := st.savedAccess()
-	at := st.inc.accessed.Load()
 	if exact {
-		return at > saved || slack > 0
+		return st.inc.lastUse() > saved || slack > 0
 	}
-	return at+accessSlack(st.desc.TTL).Microseconds()/2 > saved+slack.Microseconds()
+	at := st.inc.accessed.Load()
+	return at > saved && at+accessSlack(st.desc.TTL).Microseconds()/2 > saved+slack.Microseconds()
 }
 
 // noteAccess puts the last access into a row that is about to be written.
@@ -106,7 +109,7 @@ func (sp *space) stageAccess(seg *segment, exact bool) bool {
 	m := st.mutableCopy()
 	st.noteAccess(&m)
 	if exact {
-		m.Slack = 0
+		m.Accessed, m.Slack = st.inc.lastUse(), 0
 	}
 	next := *st
 	next.mutable = &m

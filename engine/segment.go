@@ -51,8 +51,10 @@ type incarnation struct {
 	// fresh says that the segment was created by this engine, and so that storage holds no producer
 	// that memory does not.
 	fresh bool
-	// accessed is when the TTL window was last renewed, in microseconds.
+	// accessed is when the TTL window was last renewed, in microseconds. granted is until when it may have
+	// been renewed without a trace, before the segment was loaded or by another process.
 	accessed atomic.Int64
+	granted  int64
 	// readers counts those who wait for entries; while there are any, the TTL does not run out.
 	readers atomic.Int64
 
@@ -211,9 +213,11 @@ func (sp *space) readDescribed(ctx context.Context, described []byte) (*state, e
 		st.tail, st.bytes = last, head.BytesThrough
 	}
 	accessed, slack := st.savedAccess()
-	// What went unwritten was no later than now; more would add up over crashes.
-	accessed = max(accessed, min(accessed+slack.Microseconds(), sp.e.now()))
 	st.inc.accessed.Store(max(accessed, head.Micros))
+	st.inc.granted = accessed + slack.Microseconds()
+	if sp.e.limits.Exclusive {
+		st.inc.granted = min(st.inc.granted, sp.e.now())
+	}
 	st.inc.retained.start(st)
 	return st, nil
 }
