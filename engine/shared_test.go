@@ -430,3 +430,27 @@ func TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite(t *testing.T
 		}
 	}
 }
+
+func TestTheWindowSlidesForAllEngines(t *testing.T) {
+	for reads := range 6 {
+		for _, gap := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second, 9 * time.Second, 30 * time.Second} {
+			bubble(t, func(t *testing.T) {
+				a, b := twoEngines(t, engine.Config{SweepInterval: -1})
+				a.create("a", runnel.CreateOptions{TTL: ttl}, "x")
+				last := time.Now()
+				pass(time.Second)
+				b.stat("a")
+				for range reads {
+					pass(gap)
+					_, err := a.readErr("a", 0)
+					wantError(t, err, nil)
+					last = time.Now()
+				}
+				pass(time.Until(last.Add(ttl - time.Millisecond)))
+				if err := b.statErr("a"); err != nil {
+					t.Errorf("%d reads every %v: %v", reads, gap, err)
+				}
+			})
+		}
+	}
+}
