@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,6 +28,9 @@ type disk struct {
 
 	mu      sync.Mutex
 	synced  map[string][]byte // by name, what the last sync of a file has made durable
+	now     map[string]int    // by name, which file it is
+	kept    map[string]int    // the same, as the last sync of the directory has left it
+	files   int
 	holding bool
 	held    []*heldSync
 	changes int
@@ -44,7 +48,7 @@ type heldSync struct {
 }
 
 func newDisk(mem *vfs.MemFS) *disk {
-	return &disk{FS: mem, mem: mem, synced: make(map[string][]byte)}
+	return &disk{FS: mem, mem: mem, synced: make(map[string][]byte), now: make(map[string]int)}
 }
 
 // hold makes syncs of the log wait from now on, or lets all of them go.
@@ -102,12 +106,15 @@ func (d *disk) snap() *image {
 	d.still.Lock()
 	defer d.still.Unlock()
 	d.mu.Lock()
-	synced := maps.Clone(d.synced)
+	synced, replaced := maps.Clone(d.synced), make(map[string]bool)
+	for name, file := range d.now {
+		replaced[name] = d.kept[name] != file
+	}
 	d.mu.Unlock()
 	return &image{
 		kept:   d.mem.CrashClone(vfs.CrashCloneCfg{}),
 		all:    d.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(0, 0))}),
-		synced: synced,
+		synced: synced, replaced: replaced,
 	}
 }
 
@@ -161,7 +168,9 @@ func (d *disk) create(op, name string, open func() (vfs.File, error)) (vfs.File,
 
 func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	return d.create("create", name, func() (vfs.File, error) {
-		d.rename(name, "")
+		d.mu.Lock()
+		d.begin(name)
+		d.mu.Unlock()
 		return d.mem.Create(name, c)
 	})
 }
@@ -213,14 +222,26 @@ func (d *disk) Remove(name string) error {
 	})
 }
 
+// begin notes that a name stands for another file from now on.
+func (d *disk) begin(name string) {
+	d.files++
+	d.now[name] = d.files
+	delete(d.synced, name)
+}
+
 // rename lets what is known of a file follow its name. An empty new name forgets it.
 func (d *disk) rename(oldname, newname string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if b, ok := d.synced[oldname]; ok && newname != "" {
+	b, ok := d.synced[oldname]
+	delete(d.synced, oldname)
+	if newname == "" {
+		return
+	}
+	d.begin(newname)
+	if ok {
 		d.synced[newname] = b
 	}
-	delete(d.synced, oldname)
 }
 
 func (d *disk) Unwrap() vfs.FS { return d.mem }
@@ -257,6 +278,9 @@ func (f *diskFile) sync() error {
 		if f.disk.lies {
 			return nil
 		}
+		f.disk.mu.Lock()
+		f.disk.kept = maps.Clone(f.disk.now) // there is only one directory
+		f.disk.mu.Unlock()
 		return f.File.Sync()
 	}
 	if err := f.File.Sync(); err != nil {
@@ -287,6 +311,7 @@ func content(fs vfs.FS, name string) ([]byte, error) {
 type image struct {
 	kept, all *vfs.MemFS
 	synced    map[string][]byte
+	replaced  map[string]bool // names that stood for another file when the directory was synced
 }
 
 // loss says what a crash leaves of what was not synced.
@@ -314,7 +339,7 @@ func (i *image) disk(r *rand.Rand, l loss) (left *vfs.MemFS, torn bool) {
 		names := append(slices.Clone(kept), all...)
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {
-			full := path.Join(dir, name)
+			full := strings.TrimPrefix(path.Join(dir, name), "/")
 			synced := slices.Contains(kept, name)
 			if !synced && (l == loseAll || l != loseNothing && r.IntN(2) == 0) {
 				continue
@@ -332,10 +357,21 @@ func (i *image) disk(r *rand.Rand, l loss) (left *vfs.MemFS, torn bool) {
 			}
 			now, err := content(from, full)
 			must(err)
+			if from == i.kept {
+				write(left, full, now)
+				continue
+			}
 			was := i.synced[full]
 			if synced {
-				was, err = content(i.kept, full)
+				old, err := content(i.kept, full)
 				must(err)
+				switch {
+				case !i.replaced[full]:
+					was = old
+				case l == loseAll || l != loseNothing && r.IntN(2) == 0:
+					write(left, full, old)
+					continue
+				}
 			}
 			data := lose(r, l, was, now)
 			if path.Ext(name) == ".log" && !bytes.Equal(data, was) && !bytes.Equal(data, now) {

@@ -27,6 +27,7 @@ var table = []struct {
 	{"delete", 5, makeDelete},
 	{"read", 14, makeRead},
 	{"stat", 4, makeStat},
+	{"follow", 5, makeFollow},
 }
 
 var (

@@ -1,10 +1,299 @@
 package crash
 
-type reader struct{}
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/wire"
+)
+
+// reader follows a segment live, over restarts and crashes.
+type reader struct {
+	kind string
+	addr runnel.Segment
+	life *life
+	last *segment        // as the reader last saw it
+	at   runnel.Sequence // checked up to here
+
+	cancel context.CancelFunc
+	feed   *feed
+}
+
+// feed is what a reader has got and nobody has looked at yet.
+type feed struct {
+	mu     sync.Mutex
+	pieces []piece
+	over   bool // the reader has come to an end, by itself
+	err    error
+}
+
+// piece is what a reader got at once: the entries after one place and up to another.
+type piece struct {
+	from, to runnel.Sequence
+	text     string
+	entries  []runnel.Entry
+}
+
+func (f *feed) add(p piece) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pieces = append(f.pieces, p)
+}
+
+func (f *feed) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over, f.err = true, err
+}
+
+// makeFollow starts a live reader, which is no operation: it goes on.
+func makeFollow(s *sim, r *rand.Rand) *call {
+	addr, _ := s.where(r, true)
+	sg := s.spaces[addr.Space].base[addr.Name]
+	if len(s.readers) >= 6 || s.broken || sg.verdict(clock()) != alive || sg.ttl > 0 || !s.readable(addr) {
+		return nil
+	}
+	from := sg.earliest(clock())
+	from += runnel.Sequence(r.IntN(int(sg.tail()-from) + 1))
+	x := &reader{kind: []string{"tail", "long-poll", "sse"}[r.IntN(3)], addr: addr, life: sg.life, last: sg, at: from}
+	s.note("follow %s after %d by %s", addr, from, x.kind)
+	s.readers = append(s.readers, x)
+	s.follow(x)
+	s.settle()
+	return nil
+}
+
+func (s *sim) follow(x *reader) {
+	var ctx context.Context
+	ctx, x.cancel = context.WithCancel(s.ctx)
+	x.feed = new(feed)
+	f, l, h, at, addr, contentType := x.feed, s.log, s.handler, x.at, x.addr, x.life.contentType
+	id := x.life.id
+	switch x.kind {
+	case "tail":
+		go func() { f.end(tail(ctx, l, addr, id, at, f)) }()
+	case "long-poll":
+		go func() { f.end(poll(ctx, h, addr, at, f)) }()
+	default:
+		go func() { f.end(events(ctx, h, addr, at, contentType, f)) }()
+	}
+}
+
+func tail(ctx context.Context, l log, addr runnel.Segment, id uint64, at runnel.Sequence, f *feed) error {
+	for b, err := range l.Tail(ctx, addr, id, at) {
+		if err != nil {
+			return err
+		}
+		p := piece{from: b.First() - 1, to: b.Last()}
+		for i := range b.Len() {
+			p.entries = append(p.entries, b.Entry(i))
+		}
+		f.add(p)
+	}
+	return nil
+}
+
+func poll(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Sequence, f *feed) error {
+	for ctx.Err() == nil {
+		w, err := overHTTP{h}.do(ctx, "GET", addr.Path()+"?live=long-poll&offset="+at.Offset(), "")
+		if err != nil {
+			return err
+		}
+		next, err := runnel.ParseOffset(w.Header().Get(wire.HeaderNextOffset))
+		if err != nil {
+			return err
+		}
+		if w.Code == http.StatusOK && next > at {
+			f.add(piece{from: at, to: next, text: w.Body.String()})
+		}
+		if at = next; w.Header().Get(wire.HeaderClosed) != "" {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// eventStream is where a handler writes events to.
+type eventStream struct {
+	header http.Header
+	code   int
+	rest   []byte
+	event  func(name, data string)
+}
+
+func (w *eventStream) Header() http.Header  { return w.header }
+func (w *eventStream) WriteHeader(code int) { w.code = code }
+func (w *eventStream) Flush()               {}
+
+func (w *eventStream) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for w.code == http.StatusOK {
+		one, rest, ok := bytes.Cut(w.rest, []byte("\n\n"))
+		if !ok {
+			break
+		}
+		w.rest = rest
+		var name string
+		var data []string
+		for line := range strings.SplitSeq(string(one), "\n") {
+			if v, ok := strings.CutPrefix(line, "event: "); ok {
+				name = v
+			}
+			if v, ok := strings.CutPrefix(line, "data:"); ok {
+				data = append(data, strings.TrimPrefix(v, " "))
+			}
+		}
+		w.event(name, strings.Join(data, "\n"))
+	}
+	return len(p), nil
+}
+
+func events(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Sequence, contentType string, f *feed) error {
+	closed := false
+	for ctx.Err() == nil && !closed {
+		r := httptest.NewRequestWithContext(ctx, "GET", prefix+addr.Path()+"?live=sse&offset="+at.Offset(), nil)
+		var text string
+		var broken error
+		w := &eventStream{header: make(http.Header), code: http.StatusOK}
+		w.event = func(name, data string) {
+			switch name {
+			case wire.EventData:
+				if !isJSON(contentType) && !strings.HasPrefix(contentType, "text/") {
+					b, err := base64.StdEncoding.DecodeString(data)
+					broken = errors.Join(broken, err)
+					data = string(b)
+				}
+				text += data
+			case wire.EventControl:
+				var c struct {
+					StreamNextOffset string `json:"streamNextOffset"`
+					StreamClosed     bool   `json:"streamClosed"`
+				}
+				broken = errors.Join(broken, json.Unmarshal([]byte(data), &c))
+				next, err := runnel.ParseOffset(c.StreamNextOffset)
+				broken = errors.Join(broken, err)
+				if next > at || text != "" {
+					f.add(piece{from: at, to: next, text: text})
+				}
+				at, text, closed = next, "", closed || c.StreamClosed
+			}
+		}
+		h.ServeHTTP(w, r)
+		if broken != nil {
+			return fmt.Errorf("an event cannot be read: %w", broken)
+		}
+		if w.code >= 400 {
+			var b wire.Body
+			if err := json.Unmarshal(w.rest, &b); err != nil {
+				return fmt.Errorf("status %d with body %q", w.code, w.rest)
+			}
+			return b.Err(w.code)
+		}
+	}
+	return ctx.Err()
+}
+
+// look checks what live readers have got.
+func (s *sim) look() {
+	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool {
+		if x.feed == nil {
+			return false
+		}
+		x.feed.mu.Lock()
+		pieces, over, err := x.feed.pieces, x.feed.over, x.feed.err
+		x.feed.pieces = nil
+		x.feed.mu.Unlock()
+		sg := s.spaces[x.addr.Space].base[x.addr.Name]
+		same := sg != nil && sg.life == x.life
+		if same {
+			x.last = sg
+		}
+		for _, p := range pieces {
+			if !same && x.kind != "tail" {
+				return true // the name may stand for another one by now, and HTTP does not tell
+			}
+			s.piece(x, p)
+		}
+		if over {
+			s.ended(x, same, err)
+			x.cancel()
+		}
+		return over
+	})
+}
+
+func (s *sim) piece(x *reader, p piece) {
+	s.check(gaplessReader, p.from == x.at && p.to > p.from, "%s of %s is at %d and got what is after %d up to %d", x.kind, x.addr, x.at, p.from, p.to)
+	s.check(durableFirst, p.to <= x.last.tail(), "%s of %s got entries up to %d, of which %d are durable", x.kind, x.addr, p.to, x.last.tail())
+	want := x.last.entries[p.from:p.to]
+	x.at = p.to
+	s.cover.hit("a live reader got something by " + x.kind)
+	if x.kind != "tail" {
+		body := bodyOf(x.life.contentType, payloads(want))
+		s.check(gaplessReader, p.text == body, "%s of %s got %.200q in place of %s", x.kind, x.addr, p.text, short(payloads(want)))
+		return
+	}
+	for i, e := range p.entries {
+		s.check(gaplessReader, string(e.Payload) == want[i].payload && e.Sequence == p.from+runnel.Sequence(i)+1,
+			"%s of %s got entry %d, %s, in place of %s", x.kind, x.addr, e.Sequence, short([]string{string(e.Payload)}), short([]string{want[i].payload}))
+		s.place(want[i], e.Position, e.Transaction)
+	}
+}
+
+// ended checks why a live reader has come to its end.
+func (s *sim) ended(x *reader, same bool, err error) {
+	sg := x.last
+	s.note("%s of %s ends at %d: %v", x.kind, x.addr, x.at, err)
+	ok := false
+	switch {
+	case s.broken:
+		ok = true
+	case err == nil:
+		ok = sg.closed && x.at == sg.tail() || x.kind != "tail"
+	case errors.Is(err, runnel.ErrNotFound), errors.Is(err, runnel.ErrSoftDeleted):
+		ok = !same || sg.verdict(clock()) != alive
+		s.cover.hit("what a live reader followed went away")
+	case errors.Is(err, runnel.ErrTrimmed):
+		ok = x.at < sg.earliest(clock())
+		s.cover.hit("a live reader was overtaken by retention")
+	case errors.Is(err, runnel.ErrBeyondTail):
+		ok = !same && x.kind != "tail"
+	}
+	s.check(gaplessReader, ok, "%s of %s ended at %d of %d: %v", x.kind, x.addr, x.at, sg.tail(), err)
+}
+
+// parkReaders ends what live readers read from. What they got and nobody has looked at is not theirs.
+func (s *sim) parkReaders() {
+	for _, x := range s.readers {
+		x.cancel()
+		x.feed = nil
+	}
+}
+
+// resume lets a reader go on after a restart, if what it follows is still there.
+func (s *sim) resume(x *reader) bool {
+	sg := s.spaces[x.addr.Space].base[x.addr.Name]
+	if sg == nil || sg.life != x.life || sg.verdict(clock()) != alive {
+		return false
+	}
+	s.check(keepsSeen, x.at <= sg.tail(), "%s of %s has seen %d entries, and there are %d", x.kind, x.addr, x.at, sg.tail())
+	s.cover.hit("a live reader went on after a restart")
+	x.last = sg
+	s.follow(x)
+	return true
+}
 
 type forking struct{}
 
-func (s *sim) parkReaders()               {}
-func (s *sim) resume(*reader)             {}
-func (s *sim) look()                      {}
 func (s *sim) forked(f *flight, r result) {}

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -26,6 +27,7 @@ import (
 
 // The invariants, as the output names them.
 const (
+	itRuns        = "the simulator runs"
 	keepsAcked    = "nothing acknowledged is lost"
 	keepsSeen     = "nothing seen is taken back"
 	noRefused     = "nothing refused is present"
@@ -157,6 +159,34 @@ type history struct {
 	staged []staged
 }
 
+// expire lets a segment be over in all states that a crash may leave, because somebody was told. It is
+// the only thing that the operation of the index has changed.
+func (h *history) expire(index int, next state) {
+	before := h.base
+	if n := index - h.first; n > 0 {
+		before = h.staged[n-1].after
+	}
+	for name, sg := range before {
+		if next[name] == sg {
+			continue
+		}
+		over := func(st state) state {
+			was := st[name]
+			switch {
+			case was == nil || was.life != sg.life:
+				return st
+			case next[name] != nil:
+				return st.with(next[name])
+			}
+			return st.without(name)
+		}
+		h.base = over(h.base)
+		for i := range h.staged {
+			h.staged[i].after = over(h.staged[i].after)
+		}
+	}
+}
+
 // staged is an operation that was staged after the durable ones.
 type staged struct {
 	flight *flight
@@ -248,7 +278,7 @@ func (s *sim) run() {
 		if r := recover(); r != nil {
 			v, ok := r.(*violation)
 			if !ok {
-				v = &violation{"the simulator runs", fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
+				v = &violation{itRuns, fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
 			}
 			s.found = v
 			s.note("VIOLATED %s", v)
@@ -463,7 +493,10 @@ func (s *sim) answered(f *flight, r result) {
 		s.unknown(f)
 		return
 	case s.broken && f.reads && r.err == nil && f.want.err == nil:
-		// Memory still serves what is durable.
+		// Memory still serves what is durable, as far as it holds it.
+		d := differs(f.front, f.want, r.answer, nil)
+		s.check(staysFailed, d == "", "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
+		return
 	case s.broken && !f.reads && f.index < 0 && r.err == nil:
 		s.fail(staysFailed, "%d %s: got %+v", f.op, f.what, r.answer)
 	case f.cancelled && unresolved(r.err):
@@ -471,6 +504,13 @@ func (s *sim) answered(f *flight, r result) {
 			s.cover.hit("the client gave up, outcome unknown")
 			s.unknown(f)
 		}
+		return
+	}
+	if s.armed && f.index >= 0 && errors.Is(r.err, runnel.ErrUnavailable) {
+		// It says that nothing was written, so nothing may be found.
+		h := s.spaces[f.space]
+		h.staged = h.staged[:min(len(h.staged), max(0, f.index-h.first))]
+		s.note("%d was refused: %v", f.op, r.err)
 		return
 	}
 	if f.fork != nil {
@@ -481,8 +521,8 @@ func (s *sim) answered(f *flight, r result) {
 	}
 	s.check(exactAnswers, true, "")
 	if f.want.err != nil && !durable {
-		// That a segment has expired may have been written down before anybody asked.
-		s.spaces[f.space].advance(f.index + 1)
+		// That a segment has expired may have been written down before anybody asked. Now somebody knows.
+		s.spaces[f.space].expire(f.index, f.want.next)
 		durable = true
 	}
 	s.check(durableFirst, durable, "%d %s was answered before it was durable", f.op, f.what)
@@ -607,7 +647,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.marks, s.door.onEnter, s.door.onLeave = m, m.enter, m.leave
 	e, err := engine.Open(s.door, engine.Config{
 		TailCacheBytes: []int64{0, 1, 4000}[r.IntN(3)],
-		MaxSegments:    []int{0, 1, 3}[r.IntN(3)],
+		MaxSegments:    []int{0, -1}[r.IntN(2)], // the default, and none that is not in use
 		SweepInterval:  []time.Duration{-1, time.Second, 10 * time.Second}[r.IntN(3)],
 		Logger:         quiet,
 	})
@@ -616,7 +656,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	if s.variant.log != nil {
 		s.log = s.variant.log(e)
 	}
-	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
+	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
 	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.broken, s.armed = false, false
@@ -637,6 +677,7 @@ func (s *sim) quit() {
 	s.cancel()
 	_ = s.handler.Close()
 	_ = s.engine.Close() // what it could not write is not asked for
+	synctest.Wait()
 	_ = s.driver.Close()
 	synctest.Wait()
 	s.handler = nil
@@ -647,18 +688,23 @@ func (s *sim) restart(r *rand.Rand) {
 	if s.broken {
 		return
 	}
-	s.disk.setFault(nil)
 	s.drain()
 	if s.broken {
+		return
+	}
+	if s.armed {
+		s.crash(r, s.disk.snap(), "instead of a restart")
 		return
 	}
 	s.note("restart")
 	s.cover.hit("clean restart")
 	s.parkReaders()
 	s.cancel()
+	synctest.Wait()
 	_ = s.handler.Close()
 	s.setGate(false)
 	must(s.engine.Close())
+	synctest.Wait()
 	must(s.driver.Close())
 	synctest.Wait()
 	s.handler = nil
@@ -684,6 +730,7 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 	s.flights = nil
 	s.parkReaders()
 	s.quit()
+	s.armed = false
 	mem, torn := i.disk(r, l)
 	if torn {
 		s.cover.hit("a log with a torn end was recovered")

@@ -22,9 +22,7 @@ func (s *sim) verify() {
 		s.verifySpace(s.spaces[space])
 	}
 	s.check(onePrefix, true, "")
-	for _, r := range s.readers {
-		s.resume(r)
-	}
+	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool { return !s.resume(x) })
 	s.settle()
 }
 

@@ -1,0 +1,190 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// committing is a driver that commits in its own way.
+type committing struct {
+	storage.Driver
+	commit func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error)
+}
+
+func (c committing) Commit(ctx context.Context, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+	return c.commit(ctx, c.Driver, p, b)
+}
+
+// brokenCommits makes a variant of how commits reach Pebble.
+func brokenCommits(commit func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error)) func() variant {
+	return func() variant {
+		return variant{driver: func(d storage.Driver) storage.Driver { return committing{d, commit} }}
+	}
+}
+
+// without is a batch without some of its changes.
+func without(drop func(o *storage.Op) bool) func(context.Context, storage.Driver, storage.Partition, *storage.Batch) (storage.Version, error) {
+	return func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+		left := *b
+		left.Ops = slices.DeleteFunc(slices.Clone(b.Ops), func(o storage.Op) bool { return drop(&o) })
+		return d.Commit(ctx, p, &left)
+	}
+}
+
+// mutations are ways in which the system could be wrong, and is made so from outside. The first byte of
+// a key says what a row is; see engine/keys.go.
+var mutations = []struct {
+	name string
+	make func() variant
+}{
+	{"a commit is acknowledged before it is synced", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+		go d.Commit(ctx, p, b) //nolint:errcheck // that nobody asks is the point
+		return 0, nil
+	})},
+	{"appends are shown before they are synced", func() variant { return variant{log: func(l log) log { return &eager{log: l} }} }},
+	{"the state of producers is not written", brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'p' && !o.Delete }))},
+	{"directories are not synced", func() variant { return variant{disk: func(d *disk) { d.lies = true }} }},
+	{"a commit that failed is taken for one that was not made, and its sequences are given again", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+		v, err := d.Commit(ctx, p, b)
+		if errors.Is(err, storage.ErrFailed) {
+			return 0, storage.ErrRefused
+		}
+		return v, err
+	})},
+	{"a deletion is not written", brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'm' && o.Delete }))},
+	{"what was known before a crash is shown after it", func() variant {
+		known := make(map[runnel.Segment]runnel.Info)
+		return variant{log: func(l log) log { return &stale{log: l, known: known} }}
+	}},
+	{"retention keeps one entry too many", func() variant { return variant{log: func(l log) log { return generous{l} }} }},
+	{"a commit is made in two halves", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+		first, second := *b, *b
+		first.Ops, second.Ops = b.Ops[:len(b.Ops)/2], b.Ops[len(b.Ops)/2:]
+		if _, err := d.Commit(ctx, p, &first); err != nil {
+			return 0, err
+		}
+		return d.Commit(ctx, p, &second)
+	})},
+}
+
+// TestTheMachineryCanSee breaks the system in ways that the simulator must notice.
+func TestTheMachineryCanSee(t *testing.T) {
+	for _, m := range mutations {
+		t.Run(m.name, func(t *testing.T) {
+			for seed := uint64(1); seed <= 300; seed++ {
+				_, found := run(t, plan{seed: seed, steps: *steps, cover: new(coverage), variant: m.make()})
+				if found != nil {
+					if found.invariant == itRuns {
+						t.Fatal(found)
+					}
+					t.Logf("seen by seed %d: %.200s", seed, found.Error())
+					return
+				}
+			}
+			t.Fatal("not seen in 300 seeds")
+		})
+	}
+}
+
+// eager shows what is being appended to those who read.
+type eager struct {
+	log
+	mu      sync.Mutex
+	pending map[runnel.Segment]int
+}
+
+func (l *eager) Append(ctx context.Context, seg runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
+	l.add(seg, len(records))
+	a, err := l.log.Append(ctx, seg, o, records...)
+	l.add(seg, -len(records))
+	return a, err
+}
+
+func (l *eager) add(seg runnel.Segment, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending == nil {
+		l.pending = make(map[runnel.Segment]int)
+	}
+	l.pending[seg] += n
+}
+
+func (l *eager) Stat(ctx context.Context, seg runnel.Segment) (runnel.Info, error) {
+	info, err := l.log.Stat(ctx, seg)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	info.Tail += runnel.Sequence(l.pending[seg])
+	return info, err
+}
+
+// stale remembers what it was told of segments that it has not changed since.
+type stale struct {
+	log
+	mu    sync.Mutex
+	known map[runnel.Segment]runnel.Info
+}
+
+func (l *stale) Append(ctx context.Context, seg runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
+	a, err := l.log.Append(ctx, seg, o, records...)
+	l.forget(seg, err)
+	return a, err
+}
+
+func (l *stale) Commit(ctx context.Context, space runnel.Space, writes ...runnel.Write) ([]runnel.Appended, error) {
+	a, err := l.log.Commit(ctx, space, writes...)
+	for _, w := range writes {
+		l.forget(space.Segment(w.Segment), err)
+	}
+	return a, err
+}
+
+func (l *stale) Create(ctx context.Context, seg runnel.Segment, o runnel.CreateOptions) (runnel.Created, error) {
+	c, err := l.log.Create(ctx, seg, o)
+	l.forget(seg, err)
+	return c, err
+}
+
+func (l *stale) Delete(ctx context.Context, seg runnel.Segment) error {
+	err := l.log.Delete(ctx, seg)
+	l.forget(seg, err)
+	return err
+}
+
+func (l *stale) forget(seg runnel.Segment, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		delete(l.known, seg)
+	}
+}
+
+func (l *stale) Stat(ctx context.Context, seg runnel.Segment) (runnel.Info, error) {
+	info, err := l.log.Stat(ctx, seg)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, ok := l.known[seg]; ok && err == nil && was.ID == info.ID {
+		return was, nil
+	}
+	if err == nil {
+		l.known[seg] = info
+	}
+	return info, err
+}
+
+// generous reads one entry more than is retained.
+type generous struct{ log }
+
+func (l generous) Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error) {
+	v, err := l.log.Read(ctx, seg, id, from)
+	var trimmed *runnel.TrimmedError
+	if errors.As(err, &trimmed) && trimmed.Earliest == from+1 {
+		return l.log.Read(ctx, seg, id, trimmed.Earliest)
+	}
+	return v, err
+}
