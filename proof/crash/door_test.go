@@ -41,7 +41,7 @@ type visit struct {
 }
 
 func newDoor(d storage.Driver, disk *disk, memTable int) *door {
-	w := &door{Driver: d, disk: disk, memTable: memTable, open: true, filled: memTable}
+	w := &door{Driver: d, disk: disk, memTable: memTable, open: true}
 	disk.onLog = func() {
 		w.mu.Lock()
 		w.filled = w.last // what made the log begin goes into it
