@@ -58,6 +58,12 @@ func (v *vacuum) run(ctx context.Context, e *Engine, part storage.Partition) err
 	if err := sp.barrier(ctx); err != nil {
 		return err
 	}
+	// The position may have been that of a commit which another process has overtaken.
+	head, _, err := sp.readHead(ctx)
+	if err != nil {
+		return err
+	}
+	end = min(end, head)
 	v.mu.Lock()
 	delete(v.gone, part)
 	v.mu.Unlock()
@@ -99,7 +105,10 @@ type liveSet map[uint64]runnel.Sequence
 func (l liveSet) any(c *record.Commit) bool {
 	for i := range c.Changes {
 		ch := &c.Changes[i]
-		if after, ok := l[ch.Segment]; ok && (ch.Kind != record.Appended || ch.Last > after) {
+		after, ok := l[ch.Segment]
+		switch {
+		case !ok, ch.Kind == record.Appended && ch.Last <= after, ch.Kind == record.Trimmed && ch.Last < after:
+		default:
 			return true
 		}
 	}
