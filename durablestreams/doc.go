@@ -50,10 +50,11 @@
 //     Stream-Up-To-Date and Stream-Next-Offset are in the head of every response. If the data goes away
 //     underway, the connection is broken off; a response that ends properly is whole.
 //   - Successful reads carry Cache-Control: public (or private, [Config]), max-age=60,
-//     stale-while-revalidate=300. An empty answer at the tail of an open stream is no-cache instead, as it
+//     stale-while-revalidate=300; both together are no longer than Stream-TTL, Stream-Retention-Age and what
+//     is left until Stream-Expires-At, and below a second it is no-store. An empty answer at the tail of an open stream is no-cache instead, as it
 //     would hide what comes next; reads from offset=now, HEAD, long-polls without data and errors are
 //     no-store; SSE is no-cache.
-//   - The ETag names incarnation, place, tail and closure. If-None-Match may be a list, weak, or a star, and
+//   - The ETag names incarnation, with the time of its creation, place, tail and closure. If-None-Match may be a list, weak, or a star, and
 //     is answered with 304 on HEAD too.
 //   - A long-poll waits up to [Config].LongPollTimeout. The query parameter timeout, in whole seconds,
 //     shortens that; it never lengthens it.

@@ -391,6 +391,47 @@ func TestSection101CacheControl(t *testing.T) {
 	}
 }
 
+func TestSection56NothingIsCachedForLongerThanItLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := serveInBubble(t, durablestreams.Config{})
+		defer stop()
+		in := func(d time.Duration) string { return time.Now().Add(d).Format(time.RFC3339Nano) }
+		for i, c := range []struct{ name, value, want string }{
+			{"Stream-Expires-At", in(time.Hour), "public, max-age=60, stale-while-revalidate=300"},
+			{"Stream-Expires-At", in(90*time.Second + time.Millisecond), "public, max-age=60, stale-while-revalidate=30"},
+			{"Stream-Expires-At", in(2500 * time.Millisecond), "public, max-age=2"},
+			{"Stream-Expires-At", in(900 * time.Millisecond), "no-store"},
+			{"Stream-TTL", "360", "public, max-age=60, stale-while-revalidate=300"},
+			{"Stream-TTL", "61", "public, max-age=60, stale-while-revalidate=1"},
+			{"Stream-TTL", "60", "public, max-age=60"},
+			{"Stream-TTL", "5", "public, max-age=5"},
+			{"Stream-Retention-Age", "100", "public, max-age=60, stale-while-revalidate=40"},
+			{"Stream-Retention-Age", "1", "public, max-age=1"},
+		} {
+			name := fmt.Sprint(i)
+			s.put(name, "text/plain", "x", c.name, c.value).want(201)
+			s.get(name).want(200, "Cache-Control", c.want)
+		}
+	})
+}
+
+func TestSection101AnotherDatabaseHasOtherETags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var before string
+		for range 2 {
+			s, stop := serveInBubble(t, durablestreams.Config{})
+			s.put("a", "text/plain", "x")
+			tag := s.get("a").header.Get("ETag")
+			if tag == before {
+				t.Errorf("both have %s", tag)
+			}
+			before = tag
+			time.Sleep(time.Millisecond) //nolint:forbidigo // the time of the bubble
+			stop()
+		}
+	})
+}
+
 func TestSection101ETagsNameWhatIsInAResponse(t *testing.T) {
 	s := serve(t, durablestreams.Config{})
 	s.put("a", "text/plain", "x")

@@ -130,7 +130,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 	case v.Tail == v.From && !v.Closed:
 		header[wire.HeaderCacheControl] = h.cache.level
 	default:
-		header[wire.HeaderCacheControl] = h.cache.data
+		header[wire.HeaderCacheControl] = h.cache.of(v.Info)
 	}
 	if !q.from.now {
 		tag := entityTag(v.Info, v.From)

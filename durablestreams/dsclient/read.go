@@ -143,7 +143,7 @@ func (p *pages) openOnce() error {
 	return nil
 }
 
-// streamID returns the first part of an ETag, which is the stream's own id. Source: PROTOCOL.md, section 5.6.
+// streamID returns the first part of an ETag, which names this incarnation of the stream. Source: PROTOCOL.md, section 5.6.
 func streamID(h http.Header) string {
 	tag := strings.Trim(strings.TrimPrefix(h.Get(wire.HeaderETag), "W/"), `"`)
 	if id, places, ok := strings.Cut(tag, ":"); ok && strings.Contains(places, ":") {
