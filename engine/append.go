@@ -464,6 +464,7 @@ func (inc *incarnation) note(id string, p *producer) {
 			if p.batch == nil || p.batch.finished() {
 				delete(inc.producers, id)
 				inc.fresh = false
+				inc.forgotten++
 			}
 		}
 	}
@@ -485,6 +486,10 @@ func (seg *segment) loadProducer(ctx context.Context, id string) error {
 	sp.mu.Lock()
 	inc := seg.staged.inc
 	known := inc == nil || inc.fresh || inc.producers[id] != nil
+	forgotten := uint64(0)
+	if inc != nil {
+		forgotten = inc.forgotten
+	}
 	sp.mu.Unlock()
 	if known {
 		return nil
@@ -502,6 +507,9 @@ func (seg *segment) loadProducer(ctx context.Context, id string) error {
 	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
+	if inc.forgotten != forgotten {
+		return errRetry // the producer may have written since, and been forgotten
+	}
 	if inc.producers[id] == nil {
 		inc.note(id, p)
 	}

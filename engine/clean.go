@@ -31,7 +31,7 @@ type cleaner struct {
 	untidy map[storage.Partition]struct{}
 	trims  map[trimKey]struct{}
 	forks  map[storage.Partition]struct{} // may hold references that no fork names
-	asked  map[storage.Partition]struct{} // have been searched for such references
+	swept  bool                           // all partitions have been searched for such references
 	vacuum vacuum
 }
 
@@ -54,7 +54,6 @@ func (c *cleaner) start(e *Engine) {
 	c.untidy = make(map[storage.Partition]struct{})
 	c.trims = make(map[trimKey]struct{})
 	c.forks = make(map[storage.Partition]struct{})
-	c.asked = make(map[storage.Partition]struct{})
 	ctx, cancel := context.WithCancel(e.ctx)
 	c.cancel = cancel
 	go c.run(ctx)
@@ -169,6 +168,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			c.report(ctx, "witnesses", part.Name, c.witnesses(ctx, part))
 		}
 	}
+	c.swept = true
 }
 
 // clear drops the data of deleted segments, and takes back the references of deleted forks.
@@ -282,16 +282,32 @@ func (sp *space) removeRows(ctx context.Context, keys [][]byte) error {
 
 // due looks at the segments whose time has come.
 func (c *cleaner) due(ctx context.Context, part storage.Partition) error {
-	type dueRow struct {
-		key  []byte
-		id   uint64
-		name string
+	until := c.e.now() // what becomes due meanwhile is for the next time
+	for {
+		rows, err := c.dueRows(ctx, part, until)
+		if err != nil {
+			return err
+		}
+		if err := c.lookAtAll(ctx, part, rows); err != nil || len(rows) < sweepPage {
+			return err
+		}
 	}
-	r := storage.Range{From: []byte{keyDue}, To: dueKey(c.e.now()+1, 0), Limit: sweepPage}
+}
+
+// dueRow says that a segment is to be looked at.
+type dueRow struct {
+	key  []byte
+	id   uint64
+	name string
+}
+
+// dueRows reads a page of what is due.
+func (c *cleaner) dueRows(ctx context.Context, part storage.Partition, until int64) ([]dueRow, error) {
+	r := storage.Range{From: []byte{keyDue}, To: dueKey(until+1, 0), Limit: sweepPage}
 	var rows []dueRow
 	for pair, err := range c.e.driver.Scan(ctx, part, r) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rows = append(rows, dueRow{
 			key:  append([]byte(nil), pair.Key...),
@@ -299,13 +315,25 @@ func (c *cleaner) due(ctx context.Context, part storage.Partition) error {
 			name: string(pair.Value),
 		})
 	}
-	for _, row := range rows {
-		err := again(func() error { return c.lookAt(ctx, part.Segment(row.name), row.id, row.key) })
-		if err != nil {
-			return err
-		}
+	return rows, nil
+}
+
+// sweepers is how many segments are looked at side by side, so that what is found shares commits.
+const sweepers = 64
+
+func (c *cleaner) lookAtAll(ctx context.Context, part storage.Partition, rows []dueRow) error {
+	var work sync.WaitGroup
+	errs := make([]error, min(sweepers, len(rows)))
+	for i := range errs {
+		work.Go(func() {
+			for j := i; j < len(rows) && errs[i] == nil; j += len(errs) {
+				row := rows[j]
+				errs[i] = again(func() error { return c.lookAt(ctx, part.Segment(row.name), row.id, row.key) })
+			}
+		})
 	}
-	return nil
+	work.Wait()
+	return errors.Join(errs...)
 }
 
 // lookAt ends a segment whose time is over, trims one that has entries too old, and notes when to look
@@ -354,10 +382,9 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 // engine and again when a fork was left half made.
 func (c *cleaner) references(ctx context.Context, part storage.Partition) error {
 	c.mu.Lock()
-	_, asked := c.asked[part]
 	_, told := c.forks[part]
 	c.mu.Unlock()
-	if asked && !told {
+	if c.swept && !told {
 		return nil
 	}
 	young := false
@@ -396,7 +423,6 @@ func (c *cleaner) references(ctx context.Context, part storage.Partition) error 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.asked[part] = struct{}{}
 	delete(c.forks, part)
 	if young {
 		c.forks[part] = struct{}{}

@@ -176,15 +176,14 @@ const scratchOps = 4096
 
 // recycle gives the memory of a committed batch to the next one. The driver must be done with it.
 func (b *batch) recycle() {
-	s := b.scratch
-	if s == nil || len(b.Ops) > scratchOps {
-		return
+	if s := b.scratch; s != nil && len(b.Ops) <= scratchOps {
+		clear(b.Ops)
+		clear(b.touched)
+		s.ops, s.changes, s.touched, s.arena = b.Ops[:0], b.changes[:0], b.touched[:0], b.arena[:0]
+		scratches.Put(s)
 	}
-	clear(b.Ops)
-	clear(b.touched)
-	s.ops, s.changes, s.touched, s.arena = b.Ops[:0], b.changes[:0], b.touched[:0], b.arena[:0]
+	// What still knows the batch, a producer for instance, must not keep all that it wrote.
 	b.scratch, b.Ops, b.changes, b.touched, b.arena = nil, nil, nil, nil, nil
-	scratches.Put(s)
 }
 
 // giveBack takes back the room of a write that was refused, and the batch if nothing else is in it.
@@ -257,7 +256,9 @@ func (sp *space) commitLoop() {
 		}
 		sp.mu.Unlock()
 		close(b.done)
-		sp.e.watch.send(b.events)
+		if err == nil {
+			sp.e.watch.send(b.events)
+		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/storage"
 )
@@ -23,6 +25,11 @@ type Config struct {
 	// MaxSegments is how many segments may be in memory while nobody uses them. One takes about a
 	// kilobyte. 0 means DefaultMaxSegments.
 	MaxSegments int
+	// MaxReadBytes bounds the memory for large entries that are being read from storage, over all
+	// readers. A reader whose next entry finds no room waits for others, up to ten seconds, and then fails
+	// with runnel.ErrUnavailable. An entry larger than the bound is read alone. 0 means
+	// DefaultMaxReadBytes.
+	MaxReadBytes int64
 	// SweepInterval is how often expiry and retention of unused segments are looked after. It does not
 	// decide what a reader sees, only when space is given back. 0 means DefaultSweepInterval; negative
 	// means never.
@@ -40,6 +47,7 @@ type Config struct {
 const (
 	DefaultTailCacheBytes = 32 << 20
 	DefaultMaxSegments    = 16 << 10
+	DefaultMaxReadBytes   = 256 << 20
 	DefaultSweepInterval  = 10 * time.Second
 	DefaultPollInterval   = 250 * time.Millisecond
 )
@@ -47,6 +55,7 @@ const (
 func (c Config) withDefaults() Config {
 	c.TailCacheBytes = cmp.Or(c.TailCacheBytes, DefaultTailCacheBytes)
 	c.MaxSegments = cmp.Or(c.MaxSegments, DefaultMaxSegments)
+	c.MaxReadBytes = cmp.Or(c.MaxReadBytes, DefaultMaxReadBytes)
 	c.SweepInterval = cmp.Or(c.SweepInterval, DefaultSweepInterval)
 	c.PollInterval = cmp.Or(c.PollInterval, DefaultPollInterval)
 	if c.Now == nil {
@@ -64,6 +73,7 @@ type Engine struct {
 	limits storage.Limits
 	cfg    Config
 	cache  *tailCache
+	large  *semaphore.Weighted // bytes of large entries that are being read
 	watch  watchers
 	id     [16]byte // tells this engine from every other
 
@@ -115,6 +125,7 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 		unreference: newGate(),
 	}
 	_, _ = rand.Read(e.id[:]) // which never fails
+	e.large = semaphore.NewWeighted(e.cfg.MaxReadBytes)
 	e.cache = newTailCache(e.cfg.TailCacheBytes)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.cleaner.start(e)

@@ -356,6 +356,9 @@ func (e *Engine) tryDereference(ctx context.Context, source runnel.Segment, id u
 		desc.References--
 		t.describe(seg, &desc)
 		if desc.References == 0 && seg.staged.life(t.micros) != lifeLive {
+			if !desc.SoftDeleted {
+				t.b.events = append(t.b.events, runnel.Event{Info: st.info(source), Deleted: true})
+			}
 			t.end(seg)
 			ended = true
 		}

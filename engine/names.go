@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/bits-and-blooms/bloom/v3"
+
+	"github.com/runnelhq/runnel"
 )
 
 // names tells for most names that a space does not hold that it does not, without asking storage. It is
@@ -52,60 +54,66 @@ func (sp *space) missed() {
 		return // others create segments too
 	}
 	sp.mu.Lock()
-	defer sp.mu.Unlock()
 	n := &sp.names
-	if n.filter != nil || n.building {
+	worth := false
+	if n.filter == nil && !n.building {
+		n.misses++
+		worth = n.misses >= namesMisses
+		n.building = worth
+	}
+	sp.mu.Unlock()
+	if !worth {
 		return
 	}
-	if n.misses++; n.misses < namesMisses || sp.e.begin() != nil {
-		return
+	err := sp.e.begin()
+	if err == nil {
+		go func() {
+			defer sp.e.operations.Done()
+			sp.buildNames(sp.e.ctx)
+		}()
 	}
-	n.misses = 0
-	n.building = true
-	go func() {
-		defer sp.e.operations.Done()
-		sp.buildNames(sp.e.ctx)
-	}()
 }
 
 // buildNames makes a filter of all names of the space. Those that are created meanwhile are noted, and
 // those that were staged before are waited for.
 func (sp *space) buildNames(ctx context.Context) {
-	all, err := sp.readNames(ctx)
+	filter, left, err := sp.readNames(ctx)
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	n := &sp.names
 	created := n.created
-	n.building, n.created = false, nil
+	*n = names{}
 	if err != nil {
 		return // storage is asked on
 	}
-	room := max(namesRoom, 2*(len(all)+len(created)))
-	n.filter = bloom.NewWithEstimates(uint(room), namesFalse)
-	n.room = room - len(all)
-	for _, name := range all {
-		n.filter.AddString(name)
-	}
+	n.filter, n.room = filter, left
 	for _, name := range created {
 		n.add(name)
 	}
 }
 
-func (sp *space) readNames(ctx context.Context) ([]string, error) {
+// readNames makes a filter of the names in storage, with room for as many again.
+func (sp *space) readNames(ctx context.Context) (filter *bloom.BloomFilter, left int, err error) {
 	if err := sp.barrier(ctx); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var all []string
-	for pair, err := range sp.e.driver.Scan(ctx, sp.part, kindRange(keyDescriptor)) {
-		if err != nil {
-			return nil, err
+	for room := namesRoom; ; room *= 4 {
+		filter = bloom.NewWithEstimates(uint(room), namesFalse)
+		left = room
+		for pair, err := range sp.e.driver.Scan(ctx, sp.part, kindRange(keyDescriptor)) {
+			if err != nil {
+				return nil, 0, err
+			}
+			select {
+			case <-sp.e.closed:
+				return nil, 0, runnel.ErrShutdown
+			default:
+			}
+			filter.Add(pair.Key[1:])
+			left--
 		}
-		select {
-		case <-sp.e.closed:
-			return nil, context.Canceled
-		default:
+		if left >= room/2 {
+			return filter, left, nil
 		}
-		all = append(all, string(pair.Key[1:]))
 	}
-	return all, nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/record"
@@ -206,14 +208,30 @@ func extentOf(sp *space, st *state, at runnel.Sequence) holder {
 // consumer, who may be slow, works on a page.
 func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence, use use, yield func(*record.Run, error) bool) (runnel.Sequence, bool, error) {
 	pg, _ := pages.Get().(*page)
-	defer pages.Put(pg)
+	held := int64(0) // of e.large
+	defer func() {
+		pg.shrink()
+		pages.Put(pg)
+		e.large.Release(held)
+	}()
 	for at < through {
 		select {
 		case <-e.closed:
 			return at, false, runnel.ErrShutdown
 		default:
 		}
-		if err := pg.fill(ctx, e.driver, h, at, through); err != nil {
+		if held > 0 {
+			pg.shrink()
+			e.large.Release(held)
+			held = 0
+		}
+		need, err := pg.fill(ctx, e.driver, h, at, through, 0)
+		if err == nil && need > 0 {
+			if held, err = e.holdLarge(ctx, need); err == nil {
+				_, err = pg.fill(ctx, e.driver, h, at, through, need)
+			}
+		}
+		if err != nil {
 			return at, false, err
 		}
 		start := 0
@@ -248,6 +266,26 @@ func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence
 	return at, true, nil
 }
 
+// largePatience is how long a reader waits for room for a large entry.
+const largePatience = 10 * time.Second
+
+// holdLarge waits for room for a large entry, and returns how much of it is to be given back.
+func (e *Engine) holdLarge(ctx context.Context, bytes int64) (int64, error) {
+	bytes = min(bytes, e.cfg.MaxReadBytes)
+	waiting, cancel := context.WithTimeout(ctx, largePatience)
+	defer cancel()
+	if err := e.large.Acquire(waiting, bytes); err != nil {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		return 0, &runnel.UnavailableError{
+			Reason:     fmt.Sprintf("large entries being read are at the limit of %d bytes", e.cfg.MaxReadBytes),
+			RetryAfter: time.Second,
+		}
+	}
+	return bytes, nil
+}
+
 // use is what a reader does with a run that it gets.
 type use bool
 
@@ -273,27 +311,44 @@ const pageBytes = 256 << 10
 
 var pages = sync.Pool{New: func() any { return &page{bytes: make([]byte, 0, pageBytes)} }}
 
-// fill reads the runs that follow a place.
-func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, through runnel.Sequence) error {
-	if cap(pg.bytes) > 16*pageBytes {
-		pg.bytes = make([]byte, 0, pageBytes) // what one large entry needed is not kept
+// shrink gives back what a large entry needed.
+func (pg *page) shrink() {
+	if cap(pg.bytes) > largeBytes {
+		pg.bytes = make([]byte, 0, pageBytes)
 	}
+}
+
+// largeBytes is from where on an entry is large: readers take turns in having one in memory.
+const largeBytes = 16 * pageBytes
+
+// fill reads the runs that follow a place. Where the first of them is large and allowed is not, it reads
+// nothing, and says how many bytes it needs.
+func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, through runnel.Sequence, allowed int64) (need int64, err error) {
 	pg.bytes, pg.runs = pg.bytes[:0], pg.runs[:0]
 	r := storage.Range{From: runKey(nil, h.id, at+1), To: segmentKey(nil, keyRun, h.id+1)}
 	fragments := 0
 	for pair, err := range driver.Scan(ctx, h.part, r) {
 		if err != nil {
-			return storageError(err)
+			return 0, storageError(err)
 		}
 		value := pair.Value
 		last := lastOfRunKey(pair.Key)
 		if fragments == 0 && len(pg.runs) > 0 && len(pg.bytes)+len(value) > pageBytes {
-			return nil
+			return 0, nil
 		}
 		if record.IsFragment(value) {
 			count, part, err := record.DecodeFragment(value)
 			if err != nil {
-				return err
+				return 0, err
+			}
+			if size := int64(count) * int64(len(value)); fragments == 0 && size > largeBytes {
+				if len(pg.runs) > 0 {
+					return 0, nil
+				}
+				if size > allowed {
+					return size, nil
+				}
+				pg.bytes = slices.Grow(pg.bytes, int(size))
 			}
 			pg.bytes = append(pg.bytes, part...)
 			if fragments++; fragments < count {
@@ -305,10 +360,10 @@ func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, t
 		}
 		pg.runs = append(pg.runs, pageRun{last: last, end: len(pg.bytes)})
 		if last >= through {
-			return nil
+			return 0, nil
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 // payloadBytes counts the bytes of the payloads after a place, or returns -1.

@@ -41,7 +41,9 @@ func (r *retained) get() runnel.Sequence { return runnel.Sequence(r.earliest.Loa
 
 // nextAge is when the first entry kept will be too old, or, where that is not known, a whole age hence.
 func (r *retained) nextAge(st *state, micros int64) int64 {
-	r.mu.Lock()
+	if !r.mu.TryLock() {
+		return micros // a reader is at it; what it finds is known soon
+	}
 	defer r.mu.Unlock()
 	from := micros
 	if r.known && r.get() < st.tail {
@@ -133,7 +135,10 @@ func (e *Engine) outgrown(seg *segment) {
 		return
 	}
 	r := &st.inc.retained
-	r.mu.Lock()
+	if !r.mu.TryLock() {
+		e.cleaner.trim(seg.addr(), st.inc.id) // a reader is at it, for which no writer waits
+		return
+	}
 	at, through, known := r.get(), r.through, r.known
 	r.mu.Unlock()
 	if at >= st.tail {

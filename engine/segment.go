@@ -62,6 +62,7 @@ type incarnation struct {
 
 	// producers holds what is staged of idempotent producers; sp.mu guards it.
 	producers map[string]*producer
+	forgotten uint64 // how many producers have left memory
 
 	mu      sync.Mutex
 	ended   bool          // by forgetting the space

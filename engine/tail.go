@@ -66,7 +66,8 @@ func (e *Engine) waitChange(ctx context.Context, seg *segment, st *state) error 
 
 	var alarm <-chan time.Time
 	if at := st.desc.ExpiresAt; at > 0 {
-		timer := time.NewTimer(time.Duration(at-e.now()) * time.Microsecond)
+		// The longest alarm is short of what a duration holds: "never" is often written as the year 9999.
+		timer := time.NewTimer(time.Duration(min(at-e.now(), time.Hour.Microseconds())) * time.Microsecond)
 		defer timer.Stop()
 		alarm = timer.C
 	}
