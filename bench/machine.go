@@ -192,8 +192,8 @@ func (m *machine) peer(kind string, args ...string) (*process, error) {
 }
 
 // disk measures the disk without a server: synced appends of size bytes.
-func (m *machine) disk(ctx context.Context, size int) (diskResult, error) {
-	p, err := m.peer("disk", m.dir, strconv.Itoa(size), m.opts.duration.String())
+func (m *machine) disk(ctx context.Context, size int, pace time.Duration) (diskResult, error) {
+	p, err := m.peer("disk", m.dir, strconv.Itoa(size), m.opts.duration.String(), pace.String())
 	if err != nil {
 		return diskResult{}, err
 	}

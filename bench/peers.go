@@ -44,7 +44,11 @@ func runPeer(kind string, args []string) error {
 		if err != nil {
 			return err
 		}
-		return measureDisk(args[0], size, duration)
+		pace, err := time.ParseDuration(args[3])
+		if err != nil {
+			return err
+		}
+		return measureDisk(args[0], size, duration, pace)
 	}
 	return fmt.Errorf("no such peer: %q", kind)
 }
@@ -124,8 +128,9 @@ type diskResult struct {
 	MBPerS    float64 `json:"mb_per_s"`
 }
 
-// measureDisk appends size bytes and syncs, again and again, to a new file.
-func measureDisk(dir string, size int, duration time.Duration) (err error) {
+// measureDisk appends size bytes and syncs, again and again, to a new file: every pace, or without a
+// pause if that is 0.
+func measureDisk(dir string, size int, duration, pace time.Duration) (err error) {
 	path := filepath.Join(dir, "disk-"+strconv.Itoa(os.Getpid()))
 	f, err := os.Create(path)
 	if err != nil {
@@ -139,7 +144,12 @@ func measureDisk(dir string, size int, duration time.Duration) (err error) {
 	var each []time.Duration
 	began := time.Now()
 	// No more than a gigabyte, whatever the disk can do.
+	tick := time.NewTicker(max(pace, 1))
+	defer tick.Stop()
 	for time.Since(began) < duration && len(each)*size < 1<<30 {
+		if pace > 0 {
+			<-tick.C
+		}
 		start := time.Now()
 		if _, err := f.Write(block); err != nil {
 			return err

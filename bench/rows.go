@@ -172,7 +172,7 @@ func creates(conns int) func(context.Context, *machine) ([]result, error) {
 // batches measures JSON arrays of 100 messages of 1 KiB.
 func batches(ctx context.Context, m *machine) ([]result, error) {
 	const conns, messages, size, kinds = 16, 100, 1024, 4
-	disk, err := m.disk(ctx, 1<<20)
+	disk, err := m.disk(ctx, 1<<20, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -359,13 +359,46 @@ func publish(writer *conn, n int) error {
 	return err
 }
 
+// deliveryPace is how often something happens on a machine that is idle but for that. What the machine
+// does in between, putting processors and threads to sleep, is part of every latency, and so of the
+// limits too.
+const deliveryPace = 2 * time.Millisecond
+
+// emptyPaced measures the median time of a request to the empty handler, one every deliveryPace.
+func (m *machine) emptyPaced() (time.Duration, error) {
+	p, err := m.peer("empty")
+	if err != nil {
+		return 0, err
+	}
+	defer m.stopAll()
+	c, err := dial(p.addr)
+	if err != nil {
+		return 0, err
+	}
+	defer c.hangUp()
+	req := request("POST", streamPath("any"), octets, payload(0, recordBytes))
+	var took []time.Duration
+	tick := time.NewTicker(deliveryPace)
+	defer tick.Stop()
+	for n := 0; n < 1000 && time.Duration(n)*deliveryPace < m.opts.duration; n++ {
+		<-tick.C
+		began := time.Now()
+		if _, err := c.do(req); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
+}
+
 // delivery measures from just before an append to its arrival at a reader, while nothing else happens.
 func delivery(ctx context.Context, m *machine) ([]result, error) {
-	disk, err := m.disk(ctx, 128)
+	disk, err := m.disk(ctx, 128, deliveryPace)
 	if err != nil {
 		return nil, err
 	}
-	empty, err := m.empty(ctx, 1, request("POST", streamPath("any"), octets, payload(0, recordBytes)))
+	empty, err := m.emptyPaced()
 	if err != nil {
 		return nil, err
 	}
@@ -378,9 +411,9 @@ func delivery(ctx context.Context, m *machine) ([]result, error) {
 	arrived := make(chan time.Time, 1)
 	rs.start(func(_, _ int, at time.Time) { arrived <- at })
 	var took []time.Duration
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(deliveryPace)
 	defer tick.Stop()
-	for n := 0; n < 1000 && time.Duration(n)*2*time.Millisecond < m.opts.duration; n++ {
+	for n := 0; n < 1000 && time.Duration(n)*deliveryPace < m.opts.duration; n++ {
 		<-tick.C
 		began := time.Now()
 		if err := publish(writer, n); err != nil {
@@ -399,9 +432,9 @@ func delivery(ctx context.Context, m *machine) ([]result, error) {
 	median := took[len(took)/2].Seconds() * 1e3
 	return []result{{
 		Name: "delivery/sse", Value: median, Unit: "ms",
-		Limit: disk.MedianMS + empty.p50.Seconds()*1e3, LimitName: "median fdatasync + empty request", Target: 1.5, Less: true,
+		Limit: disk.MedianMS + empty.Seconds()*1e3, LimitName: "median fdatasync + empty request", Target: 1.5, Less: true,
 		Note: fmt.Sprintf("p99 %s ms; fdatasync %s ms, empty request %s ms", number(took[len(took)*99/100].Seconds()*1e3),
-			number(disk.MedianMS), number(empty.p50.Seconds()*1e3)),
+			number(disk.MedianMS), number(empty.Seconds()*1e3)),
 	}}, nil
 }
 
