@@ -18,9 +18,11 @@ const (
 	// exemptBytes is how large a body may be without counting as in flight: no larger than the buffers
 	// that net/http holds for a connection anyway.
 	exemptBytes = 4 << 10
-	// firstBytes is the room a body gets before it has begun to arrive. It doubles as the body does
-	// arrive, so that nobody gets memory for a length that is only claimed.
-	firstBytes = 64 << 10
+	// firstBytes is the room a body gets before it has begun to arrive. It grows as the body does arrive,
+	// so that nobody gets memory for a length that is only claimed: it doubles up to doubledBytes, and
+	// grows by half from there on.
+	firstBytes   = 64 << 10
+	doubledBytes = 1 << 20
 	// keptBytes and keptRecords bound what the pool keeps of one body.
 	keptBytes   = 256 << 10
 	keptRecords = 1 << 10
@@ -91,7 +93,8 @@ func (h *Handler) fill(b *body, w http.ResponseWriter, r *http.Request) error {
 		b.bytes = make([]byte, 0, room)
 	}
 	rc := http.NewResponseController(w)
-	deadline := time.Now().Add(h.cfg.ProgressTimeout)
+	pace := pace{progress: h.cfg.ProgressTimeout, rate: h.cfg.MinBodyRate, began: time.Now()}
+	deadline, _ := pace.next(pace.began, 0)
 	deadlines := rc.SetReadDeadline(deadline) == nil
 	for {
 		n, err := r.Body.Read(b.bytes[len(b.bytes):cap(b.bytes)])
@@ -105,10 +108,7 @@ func (h *Handler) fill(b *body, w http.ResponseWriter, r *http.Request) error {
 			}
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return &wire.Error{
-				Status: http.StatusRequestTimeout,
-				Detail: wire.Detail{Code: wire.CodeBodyTimeout, Message: fmt.Sprintf("nothing of the body arrived for %s, after %d bytes", h.cfg.ProgressTimeout, len(b.bytes))},
-			}
+			return pace.tooSlow(time.Now(), len(b.bytes))
 		case err != nil:
 			return wire.Invalid(wire.CodeInvalidRequest, fmt.Sprintf("the body broke off after %d bytes", len(b.bytes)))
 		}
@@ -117,16 +117,67 @@ func (h *Handler) fill(b *body, w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 		}
-		if now := time.Now(); deadlines && n > 0 && deadline.Sub(now) < h.cfg.ProgressTimeout*3/4 {
-			deadline = now.Add(h.cfg.ProgressTimeout)
-			deadlines = rc.SetReadDeadline(deadline) == nil
+		if now := time.Now(); n > 0 && deadline.Sub(now) < h.cfg.ProgressTimeout*3/4 {
+			next, late := pace.next(now, len(b.bytes))
+			if late {
+				return pace.tooSlow(now, len(b.bytes))
+			}
+			if deadlines && next.After(deadline) {
+				deadline = next
+				deadlines = rc.SetReadDeadline(deadline) == nil
+			}
 		}
 	}
 }
 
-// grow doubles the room of a body, up to its length or one byte over the limit.
+// pace is how fast a body must arrive: something of it within progress, and, once progress has passed since
+// it began, so many bytes a second on the average. Without the second one a body could hold its room for
+// ever.
+type pace struct {
+	progress time.Duration
+	rate     int64 // 0 or less: any
+	began    time.Time
+}
+
+// enough is until when so many bytes are enough, the zero time for ever.
+func (p pace) enough(n int) time.Time {
+	if p.rate <= 0 {
+		return time.Time{}
+	}
+	seconds := float64(n) / float64(p.rate)
+	return p.began.Add(max(p.progress, time.Duration(min(seconds, maxPaceSeconds)*float64(time.Second))))
+}
+
+// maxPaceSeconds keeps a time in the range of a duration; no body takes as long.
+const maxPaceSeconds = 1e9
+
+// next returns until when more must have arrived, and whether what has arrived is too little already.
+func (p pace) next(now time.Time, n int) (deadline time.Time, late bool) {
+	deadline = now.Add(p.progress)
+	enough := p.enough(n)
+	if enough.IsZero() {
+		return deadline, false
+	}
+	return earlier(deadline, enough), now.After(enough)
+}
+
+// tooSlow returns the failure of a body that has not kept the pace.
+func (p pace) tooSlow(now time.Time, n int) error {
+	message := fmt.Sprintf("nothing of the body arrived for %s, after %d bytes", p.progress, n)
+	if enough := p.enough(n); n > 0 && !enough.IsZero() && !now.Before(enough) {
+		message = fmt.Sprintf("only %d bytes of the body arrived in %s; after %s it must be %d a second",
+			n, now.Sub(p.began).Round(time.Second), p.progress, p.rate)
+	}
+	return &wire.Error{
+		Status: http.StatusRequestTimeout,
+		Detail: wire.Detail{Code: wire.CodeBodyTimeout, Message: message},
+	}
+}
+
+// grow makes more room for a body, up to its length or one byte over the limit.
 func (h *Handler) grow(ctx context.Context, b *body, length int64) error {
-	room := min(2*int64(cap(b.bytes)), h.cfg.MaxBodyBytes+1)
+	have := int64(cap(b.bytes))
+	room := min(have+max(min(have, doubledBytes-have), have/2), h.cfg.MaxBodyBytes+1)
 	if length > 0 {
 		room = min(room, length)
 	}

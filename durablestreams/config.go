@@ -16,6 +16,7 @@ const (
 	DefaultSSERotation       = time.Minute
 	DefaultHeartbeat         = 15 * time.Second
 	DefaultProgressTimeout   = 30 * time.Second
+	DefaultMinBodyRate       = 1 << 10
 	DefaultMaxBodyBytes      = 64 << 20
 	DefaultMaxInflightBytes  = 512 << 20
 	DefaultInflightTimeout   = 2 * time.Second
@@ -56,6 +57,10 @@ type Config struct {
 	// ProgressTimeout is how long a client may let a connection stand still in the middle of a body, in
 	// either direction, before it is dropped. 0 means DefaultProgressTimeout.
 	ProgressTimeout time.Duration
+	// MinBodyRate is how fast the body of a PUT or POST must arrive, in bytes a second on the average since
+	// it began, once ProgressTimeout has passed; else it is refused with 408. 0 means DefaultMinBodyRate,
+	// less than 0 any rate.
+	MinBodyRate int64
 
 	// MaxBodyBytes is the largest body of a PUT or POST, in bytes. 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
@@ -94,6 +99,7 @@ func (c Config) withDefaults() Config {
 	c.SSERotation = cmp.Or(c.SSERotation, DefaultSSERotation)
 	c.Heartbeat = cmp.Or(c.Heartbeat, DefaultHeartbeat)
 	c.ProgressTimeout = cmp.Or(c.ProgressTimeout, DefaultProgressTimeout)
+	c.MinBodyRate = cmp.Or(c.MinBodyRate, DefaultMinBodyRate)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
 	c.MaxInflightBytes = max(cmp.Or(c.MaxInflightBytes, DefaultMaxInflightBytes), c.MaxBodyBytes)
 	c.InflightTimeout = cmp.Or(c.InflightTimeout, DefaultInflightTimeout)

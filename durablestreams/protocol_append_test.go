@@ -209,7 +209,7 @@ func TestASenderThatStandsStillIsDropped(t *testing.T) {
 
 func TestASlowSenderThatGoesOnIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, stop := serveInBubble(t, durablestreams.Config{ProgressTimeout: 10 * time.Second})
+		s, stop := serveInBubble(t, durablestreams.Config{ProgressTimeout: 10 * time.Second, MinBodyRate: -1})
 		defer stop()
 		s.put("a", "text/plain", "")
 		r, w := io.Pipe()
@@ -223,6 +223,44 @@ func TestASlowSenderThatGoesOnIsHeard(t *testing.T) {
 		s.doReader("POST", "a", r, "Content-Type", "text/plain").want(204)
 		s.get("a").wantBody(strings.Repeat("token ", 20))
 	})
+}
+
+func TestASenderMustKeepARate(t *testing.T) {
+	for _, c := range []struct{ bytes, seconds, status int }{
+		{1, 8, 408},         // every so many seconds
+		{1000, 1, 408},      // a little too slow
+		{100_000, 8, 204},   // in bursts
+		{1100, 1, 204},      // just fast enough
+		{200_000, 1, 204},   // fast
+		{1_000_000, 0, 204}, // at once
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, stop := serveInBubble(t, durablestreams.Config{ProgressTimeout: 10 * time.Second})
+			defer stop()
+			s.put("a", "text/plain", "")
+			r, w := io.Pipe()
+			var sender sync.WaitGroup
+			defer sender.Wait()
+			sender.Go(func() {
+				for range 60 {
+					if _, err := w.Write(make([]byte, c.bytes)); err != nil {
+						break
+					}
+					time.Sleep(time.Duration(c.seconds) * time.Second) //nolint:forbidigo // the time of the bubble
+				}
+				w.Close()
+			})
+			begin := time.Now()
+			a := s.doReader("POST", "a", r, "Content-Type", "text/plain").want(c.status)
+			r.Close()
+			if c.status == 408 {
+				d := a.wantError(408, wire.CodeBodyTimeout)
+				if took := time.Since(begin); took > 12*time.Second || !strings.Contains(d.Message, "1024 a second") {
+					t.Errorf("%+v: %q after %s", c, d.Message, took)
+				}
+			}
+		})
+	}
 }
 
 func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
