@@ -28,6 +28,8 @@ type door struct {
 	dropped bool // a range was dropped, upon which Pebble flushes by the clock
 	onEnter func(v *visit)
 	onLeave func(v *visit, err error)
+	// onRotate is called when Pebble has begun another log.
+	onRotate func()
 }
 
 // visit is one change on its way.
@@ -45,6 +47,9 @@ func newDoor(d storage.Driver, disk *disk, memTable int) *door {
 	disk.onLog = func() {
 		w.mu.Lock()
 		w.filled = w.last // what made the log begin goes into it
+		if w.onRotate != nil {
+			w.onRotate()
+		}
 		w.mu.Unlock()
 	}
 	return w

@@ -43,12 +43,9 @@ type life struct {
 	// low. Out of memory and back, a segment may live longer by an eighth of its TTL, at most a minute.
 	low, high, sure time.Time
 
-	source   *life // of a fork
-	base     int   // inherited entries
-	floor    runnel.Sequence
-	asked    runnel.ForkFrom
-	ownLimit bool // the fork named its lifetime
-	ownKeep  bool // the fork named its retention
+	source *life // of a fork
+	base   int   // inherited entries
+	floor  runnel.Sequence
 }
 
 // entry is one entry. A fork shares those that it inherits.

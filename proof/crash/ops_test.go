@@ -28,6 +28,7 @@ var table = []struct {
 	{"read", 14, makeRead},
 	{"stat", 4, makeStat},
 	{"follow", 5, makeFollow},
+	{"fork", 5, makeFork},
 }
 
 var (
@@ -78,6 +79,7 @@ func (s *sim) where(r *rand.Rand, there bool) (runnel.Segment, *segment) {
 // resolve finds out about a segment of which the model cannot say whether it has expired.
 func (s *sim) resolve(addr runnel.Segment) {
 	h := s.spaces[addr.Space]
+	s.reclaim(h.latest()[addr.Name])
 	if h.latest()[addr.Name].verdict(clock()) != unsure || s.broken {
 		return
 	}
@@ -88,8 +90,11 @@ func (s *sim) resolve(addr runnel.Segment) {
 	if s.broken || h.latest()[addr.Name].verdict(clock()) != unsure {
 		return
 	}
+	gen := s.gen
 	_, err := s.log.Read(s.ctx, addr, 0, runnel.Latest)
-	s.settle()
+	if s.settle(); s.gen != gen {
+		return // power failed, and what is there has been looked at
+	}
 	s.found1(addr, err == nil)
 	s.setGate(gated)
 }
@@ -168,8 +173,17 @@ func makeCreate(s *sim, r *rand.Rand) *call {
 	}
 	return &call{
 		what: fmt.Sprintf("create %s %s", addr, describe(o)), space: addr.Space, front: f,
-		stage: func(st state, op int, now time.Time) outcome { return st.create(op, now, addr, o) },
-		run:   func(ctx context.Context) (answer, error) { return f.create(ctx, addr, o) },
+		stage: func(st state, op int, now time.Time) outcome {
+			out := st.create(op, now, addr, o)
+			if out.err == nil && !out.ok.Existed {
+				if s.born[addr] {
+					s.cover.hit("a name was created again")
+				}
+				s.born[addr] = true
+			}
+			return out
+		},
+		run: func(ctx context.Context) (answer, error) { return f.create(ctx, addr, o) },
 	}
 }
 

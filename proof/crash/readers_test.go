@@ -293,7 +293,3 @@ func (s *sim) resume(x *reader) bool {
 	s.follow(x)
 	return true
 }
-
-type forking struct{}
-
-func (s *sim) forked(f *flight, r result) {}

@@ -73,7 +73,7 @@ type plan struct {
 // run simulates a plan. It returns the history, and what was violated, nil if nothing.
 func run(t *testing.T, p plan) (lines []string, found *violation) {
 	t.Helper()
-	s := &sim{plan: p, spaces: make(map[string]*history)}
+	s := &sim{plan: p, spaces: make(map[string]*history), born: make(map[runnel.Segment]bool)}
 	defer func() {
 		// Pebble's goroutines stand still for good after a failure of the disk, and the bubble says so.
 		if r := recover(); r != nil {
@@ -109,12 +109,13 @@ type sim struct {
 	flights []*flight
 	readers []*reader
 	retries []retry
+	born    map[runnel.Segment]bool // names that have been in use
 	ops     int
 	gen     int
 	gated   bool
 	broken  bool // the disk has failed
+	forking bool // a fork is between its two commits, and nothing else is under way
 	armed   bool // the disk fails, or takes an image, some time soon
-	lossy   loss
 }
 
 // marks say, by space, how many operations are staged, and how many of them the door has seen made
@@ -223,7 +224,7 @@ type call struct {
 	run   func(ctx context.Context) (answer, error)
 	// retry is set for writes of producers, which may be repeated.
 	retry *retry
-	fork  *forking
+	fork  bool
 }
 
 // retry is a write of a producer whose client does not know what became of it.
@@ -238,7 +239,8 @@ type flight struct {
 	*call
 	op        int
 	want      outcome
-	index     int // of the operation in the space's history, -1 if it changes nothing
+	index     int  // of the operation in the space's history, -1 if it changes nothing
+	late      bool // the disk had failed before it was started
 	cancelled bool
 	cancel    context.CancelFunc
 	result    chan result
@@ -305,6 +307,15 @@ func (s *sim) step(r *rand.Rand) {
 		s.crash(r, s.disk.snap(), "after the disk failed")
 		return
 	}
+	if s.forking {
+		if r.IntN(5) == 0 {
+			s.cover.hit("power failed while a fork was made")
+			s.crash(r, s.disk.snap(), "now")
+			return
+		}
+		s.move(r)
+		return
+	}
 	switch n := r.IntN(100); {
 	case n < 58:
 		s.start(r)
@@ -321,12 +332,11 @@ func (s *sim) step(r *rand.Rand) {
 	case n < 93:
 		s.pass(time.Duration(1+r.IntN(40)) * time.Second)
 	case n < 95:
-		s.toggle(r)
+		s.toggle()
 	case n < 97:
 		s.crash(r, s.disk.snap(), "now")
 	case n < 98:
 		s.note("power will fail at a change to come")
-		s.lossy = loss(r.IntN(int(losses)))
 		s.disk.arm(1 + r.IntN(12))
 	case n < 99:
 		if s.broken {
@@ -357,7 +367,7 @@ func (s *sim) start(r *rand.Rand) {
 
 func (s *sim) begin(c *call) *flight {
 	s.ops++
-	f := &flight{call: c, op: s.ops, index: -1, result: make(chan result, 1)}
+	f := &flight{call: c, op: s.ops, index: -1, late: s.broken, result: make(chan result, 1)}
 	h := s.spaces[c.space]
 	now := clock()
 	st := h.latest()
@@ -369,7 +379,9 @@ func (s *sim) begin(c *call) *flight {
 	if !c.reads && !s.broken && !maps.Equal(st, f.want.next) {
 		f.index = h.total()
 		h.staged = append(h.staged, staged{f, f.want.next})
-		s.marks.stage(c.space, h.total())
+		if !c.fork { // whose second commit is staged when the first one is durable
+			s.marks.stage(c.space, h.total())
+		}
 	}
 	s.flights = append(s.flights, f)
 	var ctx context.Context
@@ -411,7 +423,7 @@ func (s *sim) cancelOne(r *rand.Rand) {
 		return
 	}
 	f := s.flights[r.IntN(len(s.flights))]
-	if f.cancelled || f.fork != nil {
+	if f.cancelled || f.fork {
 		return
 	}
 	s.note("%d is given up by its client", f.op)
@@ -433,12 +445,11 @@ func (s *sim) pass(d time.Duration) {
 }
 
 // toggle begins or ends to hold what reaches the disk.
-func (s *sim) toggle(r *rand.Rand) {
+func (s *sim) toggle() {
 	if s.gated {
 		s.drain()
 	}
 	s.setGate(!s.gated)
-	_ = r
 }
 
 func (s *sim) setGate(on bool) {
@@ -488,7 +499,7 @@ func (s *sim) collect() {
 func (s *sim) answered(f *flight, r result) {
 	durable := f.index < s.spaces[f.space].first
 	switch {
-	case s.broken && unresolved(r.err):
+	case s.broken && r.err != nil:
 		s.check(staysFailed, true, "")
 		s.unknown(f)
 		return
@@ -497,7 +508,7 @@ func (s *sim) answered(f *flight, r result) {
 		d := differs(f.front, f.want, r.answer, nil)
 		s.check(staysFailed, d == "", "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
 		return
-	case s.broken && !f.reads && f.index < 0 && r.err == nil:
+	case f.late && !f.reads && r.err == nil:
 		s.fail(staysFailed, "%d %s: got %+v", f.op, f.what, r.answer)
 	case f.cancelled && unresolved(r.err):
 		if f.index >= 0 {
@@ -513,8 +524,13 @@ func (s *sim) answered(f *flight, r result) {
 		s.note("%d was refused: %v", f.op, r.err)
 		return
 	}
-	if f.fork != nil {
-		s.forked(f, r)
+	if f.fork {
+		s.forking = false
+		h := s.spaces[f.space]
+		s.marks.stage(f.space, h.total())
+		if h.advance(h.total()); r.err == nil {
+			durable = true
+		}
 	}
 	if d := differs(f.front, f.want, r.answer, r.err); d != "" {
 		s.fail(exactAnswers, "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
@@ -645,10 +661,11 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 		m.stage(space, h.total())
 	}
 	s.marks, s.door.onEnter, s.door.onLeave = m, m.enter, m.leave
+	s.door.onRotate = func() { s.cover.hit("a log file was begun under load") }
 	e, err := engine.Open(s.door, engine.Config{
 		TailCacheBytes: []int64{0, 1, 4000}[r.IntN(3)],
 		MaxSegments:    []int{0, -1}[r.IntN(2)], // the default, and none that is not in use
-		SweepInterval:  []time.Duration{-1, time.Second, 10 * time.Second}[r.IntN(3)],
+		SweepInterval:  []time.Duration{time.Second, 10 * time.Second}[r.IntN(2)],
 		Logger:         quiet,
 	})
 	must(err)
@@ -659,7 +676,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
 	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.broken, s.armed = false, false
+	s.broken, s.armed, s.forking = false, false, false
 	s.flights = nil
 	s.gated = false
 }

@@ -22,6 +22,13 @@ func (s *sim) verify() {
 		s.verifySpace(s.spaces[space])
 	}
 	s.check(onePrefix, true, "")
+	for _, h := range s.spaces {
+		for _, sg := range h.base {
+			if sg.orphaned(s) {
+				s.cover.hit("a fork's claim on its source was left without the fork")
+			}
+		}
+	}
 	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool { return !s.resume(x) })
 	s.settle()
 }
@@ -83,19 +90,21 @@ func (s *sim) sight(addr runnel.Segment) sight {
 // explains returns in what a state is not what was found, empty if it is.
 func (s *sim) explains(st state, found map[string]sight, now time.Time) string {
 	for _, name := range segmentNames {
-		if d := explainsOne(st[name], found[name], now); d != "" {
+		if d := s.explainsOne(st[name], found[name], now); d != "" {
 			return name + ": " + d
 		}
 	}
 	return ""
 }
 
-func explainsOne(sg *segment, is sight, now time.Time) string {
+func (s *sim) explainsOne(sg *segment, is sight, now time.Time) string {
 	switch v := sg.verdict(now); {
 	case v == unsure && is.err != nil:
 		if errors.Is(is.err, runnel.ErrSoftDeleted) != (len(sg.refs) > 0) {
 			return fmt.Sprintf("it may have expired, got %v", is.err)
 		}
+		return ""
+	case v == held && s.murky(sg) && errors.Is(is.err, runnel.ErrNotFound):
 		return ""
 	case v == gone || v == held:
 		want := runnel.ErrNotFound
@@ -149,6 +158,11 @@ func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now tim
 	for _, name := range segmentNames {
 		is, sg := found[name], st[name]
 		if is.err != nil {
+			if sg != nil && sg.soft && errors.Is(is.err, runnel.ErrNotFound) {
+				s.cover.hit("a deleted source went with its last fork")
+				h.base = h.base.without(name)
+				continue
+			}
 			if sg.verdict(now) == unsure {
 				s.found1(runnel.Segment{Space: h.space, Name: name}, false)
 			} else if sg != nil {
@@ -206,9 +220,8 @@ func (s *sim) ordered(h *history) {
 func (s *sim) blame(h *history, found map[string]sight, now time.Time) {
 	whole := h.latest()
 	text := fmt.Sprintf("space %q\n  the durable state: %s\n  with all that was staged: %s", h.space, s.explains(h.base, found, now), s.explains(whole, found, now))
-	for n, op := range h.staged {
+	for _, op := range h.staged {
 		text += fmt.Sprintf("\n  up to %d: %s", op.flight.op, s.explains(op.after, found, now))
-		_ = n
 	}
 	known := make(map[string]bool)
 	for _, st := range append([]staged{{after: h.base}}, h.staged...) {
@@ -220,7 +233,7 @@ func (s *sim) blame(h *history, found map[string]sight, now time.Time) {
 	}
 	for _, name := range segmentNames {
 		is, sg := found[name], h.base[name]
-		if explainsOne(sg, is, now) == "" {
+		if s.explainsOne(sg, is, now) == "" {
 			continue
 		}
 		stays := true // nothing that was staged changes the segment
