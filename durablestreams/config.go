@@ -19,6 +19,7 @@ const (
 	DefaultMinBodyRate       = 1 << 10
 	DefaultMaxBodyBytes      = 64 << 20
 	DefaultMaxInflightBytes  = 512 << 20
+	DefaultMaxReadBytes      = 256 << 20
 	DefaultInflightTimeout   = 2 * time.Second
 	DefaultMaxMessages       = 1 << 18
 	DefaultMaxJSONDepth      = 1000
@@ -70,6 +71,10 @@ type Config struct {
 	// InflightTimeout is how long a body waits for room within MaxInflightBytes before it is refused with
 	// 503. 0 means DefaultInflightTimeout.
 	InflightTimeout time.Duration
+	// MaxReadBytes bounds what large entries take in memory at the same time while they are written to
+	// readers, in bytes; those of up to 1 MiB do not count. A larger one waits for its turn; one that is
+	// larger than all of it waits until it is alone. 0 means DefaultMaxReadBytes.
+	MaxReadBytes int64
 	// MaxMessages is how many messages one JSON body may hold. 0 means DefaultMaxMessages.
 	MaxMessages int
 	// MaxJSONDepth is how deep arrays and objects of a message may be nested. 0 means DefaultMaxJSONDepth,
@@ -102,6 +107,7 @@ func (c Config) withDefaults() Config {
 	c.MinBodyRate = cmp.Or(c.MinBodyRate, DefaultMinBodyRate)
 	c.MaxBodyBytes = cmp.Or(c.MaxBodyBytes, DefaultMaxBodyBytes)
 	c.MaxInflightBytes = max(cmp.Or(c.MaxInflightBytes, DefaultMaxInflightBytes), c.MaxBodyBytes)
+	c.MaxReadBytes = cmp.Or(c.MaxReadBytes, DefaultMaxReadBytes)
 	c.InflightTimeout = cmp.Or(c.InflightTimeout, DefaultInflightTimeout)
 	c.MaxMessages = cmp.Or(c.MaxMessages, DefaultMaxMessages)
 	c.MaxJSONDepth = min(cmp.Or(c.MaxJSONDepth, DefaultMaxJSONDepth), DefaultMaxJSONDepth)

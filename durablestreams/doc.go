@@ -96,7 +96,8 @@
 //
 // Unless [Config] says otherwise a body has up to 64 MiB and 262144 messages, JSON nests up to 1000 deep,
 // and all bodies in memory together have up to 512 MiB; beyond that requests wait for two seconds and are
-// then refused with 503. A client that stands still in the middle of a body, in either direction, is
+// then refused with 503. Entries of more than 1 MiB that are under way to readers have up to 256 MiB
+// together, and further ones wait for their turn. A client that stands still in the middle of a body, in either direction, is
 // dropped after 30 seconds, and so is one that after this time has sent less than 1 KiB a second of its
 // body. Rate limits and access control are for what stands before the handler:
 // a middleware, or Config.Store, whose error may have any status.

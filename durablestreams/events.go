@@ -45,7 +45,7 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	}
 	f := follower{at: v.From, level: v.Tail, cursor: ownCursor(q.cursor), ends: h.rotation()}
 	if v.Closed {
-		h.serveClosed(w, c, &f, v)
+		h.serveClosed(w, r, c, &f, v)
 		return nil
 	}
 	if err := h.enter(); err != nil {
@@ -118,13 +118,13 @@ func (h *Handler) stream(w http.ResponseWriter) *streamOutput {
 }
 
 // serveClosed sends what is left of a closed stream, and its end.
-func (h *Handler) serveClosed(w http.ResponseWriter, c codec, f *follower, v runnel.View) {
+func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f *follower, v runnel.View) {
 	out := h.stream(w)
 	if v.Tail == v.From {
 		if out.frame(c.control(v.Tail, "", true, true)) != nil {
 			panic(http.ErrAbortHandler)
 		}
-	} else if c.frames(v, v.Tail, f.number(), out.frame) != nil {
+	} else if c.frames(v, v.Tail, f.number(), h.weigh(r.Context()), out.frame) != nil {
 		panic(http.ErrAbortHandler)
 	}
 	_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection

@@ -123,7 +123,7 @@ func (f *follower) send(frame *frame) error {
 
 // catchUp sends what a view holds up to a place.
 func (f *follower) catchUp(ctx context.Context, v runnel.View, through runnel.Sequence) error {
-	return f.hub.codec.frames(v, through, f.number(), func(frame *frame) error {
+	return f.hub.codec.frames(v, through, f.number(), f.hub.h.weigh(ctx), func(frame *frame) error {
 		if err := f.send(frame); err != nil {
 			return err
 		}

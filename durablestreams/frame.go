@@ -24,7 +24,7 @@ type frame struct {
 	base, end runnel.Sequence // it holds the entries after base up to and including end
 	closed    bool            // nothing follows
 
-	chunk  []byte // the text as a chunk of HTTP/1.1
+	chunk  []byte // the text as a chunk of HTTP/1.1; nil if the frame is a heavy entry that was left out
 	text   []byte // the part of chunk between the framing
 	number cursor // the cursor in the text
 	where  []int  // its places in text; none if the only control event is that of a closed stream
@@ -50,8 +50,9 @@ func codecOf(contentType string) codec {
 }
 
 // frames yields the frames of the entries of a view up to and including one of them. The last one says
-// whether the reader is level with the stream, and whether the stream is closed.
-func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yield func(*frame) error) error {
+// whether the reader is level with the stream, and whether the stream is closed. A heavy entry has a frame
+// of its own, for which weigh makes room; without one its frame has no text.
+func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, weigh weigher, yield func(*frame) error) error {
 	if through <= v.From {
 		return nil
 	}
@@ -72,16 +73,47 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, yie
 			if e.open && c != codecJSON {
 				e.control(at, false, false)
 			}
-			e.add(p)
 			at++
+			level := at == v.Tail
+			if len(p) > heavyBytes {
+				if err := e.heavy(p, at, level, level && v.Closed, weigh, yield); err != nil || at == through {
+					return err
+				}
+				continue
+			}
+			e.add(p)
 			if at == through {
-				level := at == v.Tail
 				e.control(at, level, level && v.Closed)
 				return yield(e.frame(at))
 			}
 		}
 	}
 	return errIncomplete
+}
+
+// heavy yields the frame of one heavy entry, and has it in memory no longer than that.
+func (e *encoder) heavy(p []byte, at runnel.Sequence, level, closed bool, weigh weigher, yield func(*frame) error) error {
+	if weigh == nil {
+		f := &frame{base: e.base, end: at, closed: closed}
+		*e = encoder{codec: e.codec, base: at, number: e.number}
+		return yield(f)
+	}
+	release, err := weigh(e.codec.sizeOf(p))
+	if err != nil {
+		return err
+	}
+	defer release()
+	e.add(p)
+	e.control(at, level, closed)
+	return yield(e.frame(at))
+}
+
+// sizeOf is about how many bytes an event of an entry takes.
+func (c codec) sizeOf(p []byte) int {
+	if c == codecBinary {
+		return base64.StdEncoding.EncodedLen(len(p))
+	}
+	return len(p) + len(p)/8
 }
 
 // control returns a frame without data.
@@ -119,11 +151,7 @@ func (e *encoder) room(n int) {
 // add takes one entry.
 func (e *encoder) add(p []byte) {
 	if !e.open {
-		room := len(p) + len(p)/8 + 32
-		if e.codec == codecBinary {
-			room = base64.StdEncoding.EncodedLen(len(p)) + 32
-		}
-		e.room(room)
+		e.room(e.codec.sizeOf(p) + 32)
 		e.b = append(e.b, "event: data\ndata:"...)
 		if e.codec == codecJSON {
 			e.b = append(e.b, '[')

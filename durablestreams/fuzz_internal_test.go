@@ -109,7 +109,7 @@ func FuzzEventsCarryWhatTheyAreGiven(f *testing.F) {
 			return
 		}
 		frames := 0
-		err = c.frames(viewOf(payloads), runnel.Sequence(len(payloads)), "5", func(f *frame) error {
+		err = c.frames(viewOf(payloads), runnel.Sequence(len(payloads)), "5", nil, func(f *frame) error {
 			frames++
 			for _, f := range []*frame{f, f.atLeast(own), f.with(own)} {
 				if chunk := string(f.chunk); !strings.HasSuffix(chunk, "\r\n"+string(f.text)+"\r\n") {

@@ -43,7 +43,8 @@ type Handler struct {
 	cfg      Config
 	root     string              // the prefix without its last slash
 	origins  map[string][]string // nil: all
-	inflight *semaphore.Weighted
+	inflight *semaphore.Weighted // bytes of request bodies
+	heavy    *semaphore.Weighted // bytes of large entries under way to readers
 	cache    cachePolicy
 	hubs     hubs
 	registry registries
@@ -65,6 +66,7 @@ func New(log Log, cfg Config) *Handler {
 		cfg:      cfg,
 		root:     strings.TrimSuffix(cfg.Prefix, "/"),
 		inflight: semaphore.NewWeighted(cfg.MaxInflightBytes),
+		heavy:    semaphore.NewWeighted(cfg.MaxReadBytes),
 		cache:    newCachePolicy(cfg.Private),
 		readers:  make(map[*reader]struct{}),
 	}

@@ -49,10 +49,11 @@ type hub struct {
 	try      trier
 }
 
-// What a hub keeps for readers that are a little behind.
+// What a hub keeps for readers that are a little behind, and for how long after the last of it.
 const (
 	recentFrames = 16
 	recentBytes  = 256 << 10
+	recentFor    = 15 * time.Second
 )
 
 // join returns the hub of a segment, which begins at a place if it does not exist yet. Leave gives it back.
@@ -124,7 +125,7 @@ func (b *hub) step(ctx context.Context, at runnel.Sequence) (runnel.Sequence, bo
 		return at, false
 	}
 	number := cursorAt(time.Now())
-	err = b.codec.frames(v, v.Tail, number, func(f *frame) error {
+	err = b.codec.frames(v, v.Tail, number, nil, func(f *frame) error {
 		b.publish(f)
 		return nil
 	})
@@ -134,7 +135,8 @@ func (b *hub) step(ctx context.Context, at runnel.Sequence) (runnel.Sequence, bo
 	return v.Tail, err == nil && !v.Closed
 }
 
-// publish writes a frame to all who are attached.
+// publish writes a frame to all who are attached. A heavy entry each of them reads by itself: shared frames
+// are as many as there are places at which readers stand still, and nothing bounds that.
 func (b *hub) publish(f *frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,6 +144,15 @@ func (b *hub) publish(f *frame) {
 	b.remember(f)
 	b.notify()
 	b.quiet = time.Now()
+	if f.chunk == nil {
+		readers := b.attached
+		b.attached = nil
+		for _, r := range readers {
+			r.index = -1
+			go r.resume(nil, f.base)
+		}
+		return
+	}
 	own := f // the frame with the cursor of the reader before
 	for i := 0; i < len(b.attached); {
 		r := b.attached[i]
@@ -176,7 +187,12 @@ func (b *hub) write(r *reader, p []byte, at runnel.Sequence) bool {
 
 // remember keeps a frame for those who are a little behind.
 func (b *hub) remember(f *frame) {
+	if f.chunk == nil || len(f.chunk) > recentBytes {
+		b.recent = nil // what is kept has no gaps
+		return
+	}
 	b.recent = append(b.recent, f)
+	b.schedule(time.Now().Add(recentFor))
 	size := 0
 	for i, old := range slices.Backward(b.recent) {
 		size += len(old.chunk)
@@ -279,19 +295,27 @@ func (b *hub) schedule(t time.Time) {
 // the same moment go together.
 const alarmGrain = 250 * time.Millisecond
 
-// tick sends a comment to all who are attached if it has been quiet, and ends those whose time is up.
+// tick sends a comment to all who are attached if it has been quiet, and ends those whose time is up. It
+// lets go of the frames that whoever follows has had the time to take.
 func (b *hub) tick() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.due = time.Time{}
-	if b.ended || len(b.attached) == 0 {
+	if b.ended {
 		return
 	}
 	now := time.Now()
 	var next time.Time
-	if beat := b.h.cfg.Heartbeat; beat > 0 {
+	if len(b.recent) > 0 {
+		if now.Sub(b.quiet) >= recentFor {
+			b.recent = nil
+		} else {
+			next = b.quiet.Add(recentFor)
+		}
+	}
+	if beat := b.h.cfg.Heartbeat; beat > 0 && len(b.attached) > 0 {
 		if now.Sub(b.quiet) >= beat {
-			b.recent = nil // whoever follows has had the time to take it
+			b.recent = nil
 			b.quiet = now
 			for i := 0; i < len(b.attached); {
 				if b.write(b.attached[i], heartbeatChunk, b.at) {
@@ -299,7 +323,7 @@ func (b *hub) tick() {
 				}
 			}
 		}
-		next = b.quiet.Add(beat)
+		next = earlier(next, b.quiet.Add(beat))
 	}
 	for i := 0; i < len(b.attached); {
 		r := b.attached[i]

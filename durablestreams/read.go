@@ -147,7 +147,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 	b, _ := outputs.Get().(*output)
 	defer outputs.Put(b)
 	*b = output{h: h, w: w, buffer: b.buffer[:0], json: isJSON(v.ContentType)}
-	err := b.writeAll(v)
+	err := b.writeAll(v, h.weigh(r.Context()))
 	if err != nil {
 		for _, name := range [...]string{
 			wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderClosed, wire.HeaderETag, wire.HeaderCursor,
@@ -180,7 +180,7 @@ type output struct {
 var outputs = sync.Pool{New: func() any { return &output{buffer: make([]byte, 0, outputBytes)} }}
 
 // writeAll writes the entries of a view. It returns an error only while nothing has been written.
-func (o *output) writeAll(v runnel.View) error {
+func (o *output) writeAll(v runnel.View, weigh weigher) error {
 	if o.json {
 		o.buffer = append(o.buffer, '[')
 	}
@@ -194,14 +194,14 @@ func (o *output) writeAll(v runnel.View) error {
 			return o.abort(err)
 		}
 		if !o.json {
-			o.add(b.Payloads())
+			o.add(b.Payloads(), weigh)
 		} else {
 			for i := range b.Len() {
 				if !first {
 					o.buffer = append(o.buffer, ',')
 				}
 				first = false
-				o.add(b.Payload(i))
+				o.add(b.Payload(i), weigh)
 			}
 		}
 		at = b.Last()
@@ -238,9 +238,16 @@ func (o *output) abort(err error) error {
 }
 
 // add writes p, sooner or later.
-func (o *output) add(p []byte) {
+func (o *output) add(p []byte, weigh weigher) {
 	if len(o.buffer)+len(p) > outputBytes {
 		o.flush()
+	}
+	if len(p) > heavyBytes {
+		release, err := weigh(len(p))
+		if err != nil { // the client has gone
+			panic(http.ErrAbortHandler)
+		}
+		defer release()
 	}
 	if len(p) >= outputBytes {
 		o.write(p)
