@@ -65,7 +65,10 @@
 //
 // Each data event is followed by its control event in the same write. In a JSON stream it is an array of
 // one or more messages; in all others it is exactly one append, so that what was written together, a
-// fragment of HTML for instance, arrives together. CR, LF and CRLF in text all begin a new data line.
+// fragment of HTML for instance, arrives together. An append of text that ends inside a UTF-8 character is
+// joined with the one that goes on with it, up to 1 MiB, if both are there when the event is made; at the
+// tail it is sent at once, incomplete, because text of another charset looks the same and nothing may
+// follow. A writer that is read live with SSE ends its appends between characters. CR, LF and CRLF in text all begin a new data line.
 // Responses end after about a minute, and carry a comment after 15 seconds without an event.
 //
 // Control events have an id, so that a browser's EventSource comes back with Last-Event-ID, which goes

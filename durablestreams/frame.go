@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/wire"
@@ -19,7 +20,8 @@ const frameBytes = 64 << 10
 // control event alone. It never changes, and all readers share it.
 //
 // In a JSON stream the entries of a frame share one data event, an array. In all others each entry has a
-// data event of its own, so that what was appended together stays together and apart from the rest.
+// data event of its own, so that what was appended together stays together and apart from the rest; in a
+// text stream one that ends inside a character is joined with the next.
 type frame struct {
 	base, end runnel.Sequence // it holds the entries after base up to and including end
 	closed    bool            // nothing follows
@@ -64,13 +66,14 @@ func (c codec) frames(v runnel.View, through runnel.Sequence, number cursor, wei
 		}
 		for i := range b.Len() {
 			p := b.Payload(i)
-			if e.open && len(e.b)+len(p) > frameBytes {
+			joined := e.continues(p)
+			if e.open && !joined && len(e.b)+len(p) > frameBytes {
 				e.control(at, false, false)
 				if err := yield(e.frame(at)); err != nil {
 					return err
 				}
 			}
-			if e.open && c != codecJSON {
+			if e.open && !joined && c != codecJSON {
 				e.control(at, false, false)
 			}
 			at++
@@ -106,6 +109,28 @@ func (e *encoder) heavy(p []byte, at runnel.Sequence, level, closed bool, weigh 
 	e.add(p)
 	e.control(at, level, closed)
 	return yield(e.frame(at))
+}
+
+// continues tells whether the data event ends inside a UTF-8 sequence that an entry goes on with. Events are
+// decoded one by one, so that the two halves of a character would be lost in two of them.
+func (e *encoder) continues(p []byte) bool {
+	if !e.open || e.codec != codecText || len(p) == 0 || len(e.b)+len(p) > heavyBytes {
+		return false
+	}
+	for n := 1; n < utf8.UTFMax; n++ {
+		end := e.b[len(e.b)-n:] // which is never short, as the event begins with its name
+		if !utf8.RuneStart(end[0]) {
+			continue
+		}
+		if utf8.FullRune(end) {
+			return false
+		}
+		var both [2 * utf8.UTFMax]byte
+		whole := append(append(both[:0], end...), p[:min(len(p), utf8.UTFMax-1)]...)
+		r, size := utf8.DecodeRune(whole)
+		return !utf8.FullRune(whole) || r != utf8.RuneError || size > 1
+	}
+	return false
 }
 
 // sizeOf is about how many bytes an event of an entry takes.

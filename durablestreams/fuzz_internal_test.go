@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/runnelhq/runnel"
 )
@@ -87,10 +88,19 @@ func FuzzEventsCarryWhatTheyAreGiven(f *testing.F) {
 		c := codec(kind % 3)
 		lines := strings.NewReplacer("\r\n", "\n", "\r", "\n")
 		var want []string
+		var ends []int // behind which entry each event ends, if not one to each
 		switch c {
 		case codecText:
-			for _, p := range payloads {
-				want = append(want, lines.Replace(string(p)))
+			if !utf8.Valid(bytes.Join(payloads, nil)) {
+				return
+			}
+			event := ""
+			for i, p := range payloads {
+				event += string(p)
+				if i == len(payloads)-1 || utf8.ValidString(event) {
+					want, ends = append(want, lines.Replace(event)), append(ends, i+1)
+					event = ""
+				}
 			}
 		case codecJSON:
 			for _, p := range payloads {
@@ -134,6 +144,9 @@ func FuzzEventsCarryWhatTheyAreGiven(f *testing.F) {
 						t.Fatalf("event %d: %s %q, then %s, want %q", i, names[2*i], data[2*i], names[2*i+1], want)
 					}
 					at := runnel.Sequence(i + 1)
+					if ends != nil {
+						at = runnel.Sequence(ends[i])
+					}
 					if c == codecJSON {
 						at = runnel.Sequence(len(payloads))
 					}

@@ -114,6 +114,23 @@ func TestSection58PayloadsComeThroughEvents(t *testing.T) {
 	}
 }
 
+func TestSection58ACharacterThatSpansAppendsComesWhole(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	s.put("a", "text/plain", "a\xf0")
+	for _, p := range []string{"\x9f", "\x98", "\x80b", "c\xe2", "d", "\x80", "\xc3", "\xc3\xa4", "\u00e4"} {
+		s.post("a", "text/plain", p)
+	}
+	e := s.live("a?offset=-1&live=sse")
+	for _, want := range []struct {
+		data string
+		end  int
+	}{{"a\U0001F600b", 4}, {"c\xe2", 5}, {"d", 6}, {"\x80", 7}, {"\xc3", 8}, {"\u00e4", 9}, {"\u00e4", 10}} {
+		if data, _, c := e.pair(); data != want.data || c.StreamNextOffset != offset(want.end) || c.UpToDate != (want.end == 10) {
+			t.Errorf("got %q, %+v, want %q", data, c, want.data)
+		}
+	}
+}
+
 func TestSection58EachDataEventHasAControlEventAndOffsetsIncrease(t *testing.T) {
 	s := serve(t, durablestreams.Config{})
 	for _, contentType := range []string{"text/plain", "application/json", "application/octet-stream"} {
