@@ -91,12 +91,10 @@ func (sg *segment) fork(op int, now time.Time, addr runnel.Segment, o runnel.Cre
 	if keep == (runnel.Retention{}) {
 		keep = sg.retention
 	}
-	largest := 0
 	for _, p := range o.Records {
-		largest = max(largest, len(p.Payload))
-	}
-	if keep.Bytes > 0 && largest > int(keep.Bytes) {
-		return nil, nil, &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(keep.Bytes), Got: int64(largest)}
+		if n := len(p.Payload); keep.Bytes > 0 && n > int(keep.Bytes) {
+			return nil, nil, &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(keep.Bytes), Got: int64(n)}
+		}
 	}
 	base := int(o.Fork.At)
 	if o.Fork.Latest {

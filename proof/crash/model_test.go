@@ -180,7 +180,8 @@ func (st state) settle(addr runnel.Segment, now time.Time) (state, *segment, err
 type outcome struct {
 	err  error
 	ok   answer
-	next state // what the space is then
+	next state   // what the space is then
+	used []*life // whose TTL begins again
 }
 
 // answer is what an operation is told. What a way in does not tell is not compared.
@@ -276,8 +277,7 @@ func (st state) appendOne(op int, now time.Time, addr runnel.Segment, o runnel.A
 			next.closedBy = *p
 		}
 	}
-	next.touch(now)
-	return outcome{ok: told, next: st.with(&next)}
+	return outcome{ok: told, next: st.with(&next), used: []*life{next.life}}
 }
 
 func added(entries []*entry, op int, now time.Time, payloads []string) []*entry {
@@ -289,7 +289,7 @@ func added(entries []*entry, op int, now time.Time, payloads []string) []*entry 
 }
 
 // appendAll makes several appends, all or none.
-func (st state) appendAll(op int, now time.Time, space string, writes []runnel.Write) (next state, told []answer, err error) {
+func (st state) appendAll(op int, now time.Time, space string, writes []runnel.Write) (next state, told []answer, used []*life, err error) {
 	was := st
 	duplicates := 0
 	for _, w := range writes {
@@ -297,18 +297,19 @@ func (st state) appendAll(op int, now time.Time, space string, writes []runnel.W
 		if out.err != nil {
 			// What is refused changes nothing but that what has expired is ended.
 			ended, _, _ := was.settle(runnel.Segment{Space: space, Name: w.Segment}, now)
-			return ended, nil, out.err
+			return ended, nil, nil, out.err
 		}
 		if out.ok.Duplicate {
 			duplicates++
 		}
 		told = append(told, out.ok)
+		used = append(used, out.used...)
 		st = out.next
 	}
 	if duplicates > 0 && duplicates < len(writes) {
-		return was, nil, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(writes))}
+		return was, nil, nil, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(writes))}
 	}
-	return st, told, nil
+	return st, told, used, nil
 }
 
 func (st state) create(op int, now time.Time, addr runnel.Segment, o runnel.CreateOptions) outcome {

@@ -370,8 +370,8 @@ func makeCommit(s *sim, r *rand.Rand) *call {
 	return &call{
 		what: "commit " + first.Space + what.String(), space: first.Space, names: names, front: f,
 		stage: func(st state, op int, now time.Time) outcome {
-			next, told, err := st.appendAll(op, now, first.Space, writes)
-			out := outcome{err: err, next: next}
+			next, told, used, err := st.appendAll(op, now, first.Space, writes)
+			out := outcome{err: err, next: next, used: used}
 			if err == nil {
 				out.ok = told[0]
 				for _, a := range told[1:] {

@@ -239,8 +239,9 @@ type flight struct {
 	*call
 	op        int
 	want      outcome
-	index     int  // of the operation in the space's history, -1 if it changes nothing
-	late      bool // the disk had failed before it was started
+	of        state // that the answer is about
+	index     int   // of the operation in the space's history, -1 if it changes nothing
+	late      bool  // the disk had failed before it was started
 	cancelled bool
 	cancel    context.CancelFunc
 	result    chan result
@@ -375,6 +376,13 @@ func (s *sim) begin(c *call) *flight {
 		st = h.base
 	}
 	f.want = c.stage(st, f.op, now)
+	f.of = st
+	if f.want.next != nil {
+		f.of = f.want.next
+	}
+	for _, l := range f.want.used {
+		l.touch(now)
+	}
 	s.note("%d %s over %s", f.op, c.what, c.front.name())
 	if !c.reads && !s.broken && !maps.Equal(st, f.want.next) {
 		f.index = h.total()
@@ -410,6 +418,9 @@ func (s *sim) drain() {
 	for moves := s.door.moves(); len(moves) > 0; moves = s.door.moves() {
 		moves[0]()
 		s.settle()
+	}
+	if s.broken {
+		return
 	}
 	for _, h := range s.spaces {
 		for _, sg := range h.latest() {
@@ -533,9 +544,15 @@ func (s *sim) answered(f *flight, r result) {
 		}
 	}
 	if d := differs(f.front, f.want, r.answer, r.err); d != "" {
+		if strings.HasPrefix(f.what, "probe") || strings.HasPrefix(f.what, "retry") {
+			s.fail(storedOnce, "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
+		}
 		s.fail(exactAnswers, "%d %s over %s: %s", f.op, f.what, f.front.name(), d)
 	}
 	s.check(exactAnswers, true, "")
+	if f.want.ok.Duplicate && f.retry != nil {
+		s.check(storedOnce, true, "")
+	}
 	if f.want.err != nil && !durable {
 		// That a segment has expired may have been written down before anybody asked. Now somebody knows.
 		s.spaces[f.space].expire(f.index, f.want.next)
@@ -587,7 +604,7 @@ func (s *sim) remember(f *flight, a answer) {
 		return
 	}
 	if in := a.Info; in != nil {
-		if sg := s.spaces[f.space].latest()[in.Segment.Name]; sg != nil && sg.created.Equal(in.Created) {
+		if sg := f.of[in.Segment.Name]; sg != nil {
 			s.identify(sg.life, in.ID)
 		}
 	}

@@ -3,6 +3,7 @@ package crash
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -31,6 +32,29 @@ func (s *sim) verify() {
 	}
 	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool { return !s.resume(x) })
 	s.settle()
+	s.probe()
+}
+
+// probe repeats the last write of every producer, and every last writer sequence: neither may be taken.
+func (s *sim) probe() {
+	for _, space := range spaceNames {
+		for _, name := range segmentNames {
+			sg := s.spaces[space].base[name]
+			if sg.verdict(clock()) != alive || sg.closed {
+				continue
+			}
+			payload := s.payloads(s.rand(0), sg.contentType, 1)
+			for _, id := range slices.Sorted(maps.Keys(sg.producers)) {
+				p := sg.producers[id]
+				o := runnel.AppendOptions{ContentType: sg.contentType, Producer: &runnel.Producer{ID: id, Epoch: p.epoch, Seq: p.seq}}
+				s.begin(appending("probe "+sg.addr().String(), sg.addr(), s.fronts[s.ops%2], o, payload))
+			}
+			if sg.hasSeq {
+				o := runnel.AppendOptions{ContentType: sg.contentType, HasStreamSeq: true, StreamSeq: sg.streamSeq}
+				s.begin(appending("probe "+sg.addr().String(), sg.addr(), s.fronts[s.ops%2], o, payload))
+			}
+		}
+	}
 }
 
 func (s *sim) verifySpace(h *history) {
