@@ -139,7 +139,11 @@ func (h *Handler) expect(r *http.Request, seg runnel.Segment, o *runnel.AppendOp
 	return true, nil
 }
 
-// parseIfMatch reads a list of offsets, in quotes or bare, or the star, which any stream matches.
+// neverTail is a place that no tail is at.
+const neverTail = runnel.Latest
+
+// parseIfMatch reads a list of offsets, in quotes or bare, or the star, which any stream matches. Entity
+// tags that are no offsets, those of GET for instance, match nothing.
 func parseIfMatch(values []string) (tails []runnel.Sequence, any bool, err error) {
 	for _, list := range values {
 		for item := range strings.SplitSeq(list, ",") {
@@ -147,6 +151,7 @@ func parseIfMatch(values []string) (tails []runnel.Sequence, any bool, err error
 			if item == "*" {
 				return nil, true, nil
 			}
+			tag := isEntityTag(item)
 			if len(item) >= 2 && item[0] == '"' && item[len(item)-1] == '"' {
 				item = item[1 : len(item)-1]
 			}
@@ -155,13 +160,29 @@ func parseIfMatch(values []string) (tails []runnel.Sequence, any bool, err error
 				continue
 			}
 			tail, err := runnel.ParseOffset(item)
-			if err != nil {
+			if err != nil && tag {
+				tail = neverTail
+			} else if err != nil {
 				return nil, false, wire.Invalid(wire.CodeInvalidOffset, "If-Match must be the offset of the tail, or a star, not "+shown(item))
 			}
 			tails = append(tails, tail)
 		}
 	}
 	return tails, false, nil
+}
+
+// isEntityTag tells whether a value is an entity tag. Source: RFC 9110, section 8.8.3.
+func isEntityTag(value string) bool {
+	value = strings.TrimPrefix(value, "W/")
+	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
+		return false
+	}
+	for _, c := range []byte(value[1 : len(value)-1]) {
+		if c <= ' ' || c == '"' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // split makes records of a body that is not empty.
@@ -196,11 +217,11 @@ func (h *Handler) preferState(r *http.Request, seg runnel.Segment, err error) er
 	switch {
 	case errors.Is(statErr, runnel.ErrNotFound) || errors.Is(statErr, runnel.ErrSoftDeleted):
 		return statErr
-	case statErr != nil || f.Detail.Code != wire.CodeInvalidJSON:
+	case statErr != nil || f.Detail.Code != wire.CodeInvalidJSON && f.Detail.Code != wire.CodeMissingContentType:
 		return err
 	case info.Closed:
 		return &runnel.ClosedError{Segment: seg, Tail: info.Tail}
-	case !isJSON(info.ContentType):
+	case f.Detail.Code == wire.CodeInvalidJSON && !isJSON(info.ContentType):
 		return &runnel.ContentTypeError{Segment: seg, Have: info.ContentType, Got: r.Header.Get(wire.HeaderContentType)}
 	}
 	return err

@@ -228,6 +228,9 @@ func (h *Handler) location(r *http.Request) string {
 			host = s
 		}
 	}
+	if host == "" { // HTTP/1.0 may leave it out, and a path alone is relative to what the client asked
+		return r.URL.EscapedPath()
+	}
 	return scheme + "://" + host + r.URL.EscapedPath()
 }
 

@@ -23,7 +23,9 @@
 //     rather than ignored.
 //   - Stream-Forked-From may be the path of the source's URL, with the prefix, the whole URL, or the name
 //     alone; it is decoded like a URL. Stream-Fork-Offset may also be -1 or now.
-//   - Location is the URL of the request; see [Config] for what stands behind a proxy.
+//   - A fork is compared with what was asked for: one that was created without Stream-Fork-Offset, at the
+//     tail of that moment, differs from one that names the same tail, and a PUT of the other is 409.
+//   - Location is the URL of the request, or its path if it came without a host; see [Config] for what stands behind a proxy.
 //
 // # Appending
 //
@@ -31,7 +33,8 @@
 //   - The state of producers is part of the stream, committed together with the data, and kept as long as
 //     the stream is. Producer-Id may have up to 256 bytes.
 //   - If-Match on POST holds an offset, in quotes or bare: the append happens only if that is the tail, else
-//     412 with the tail in Stream-Next-Offset. Of several offsets one must be the tail. A star matches any
+//     412 with the tail in Stream-Next-Offset. Of several offsets one must be the tail; an entity tag that
+//     is no offset, that of a GET for instance, matches nothing. A star matches any
 //     stream; without one it is 412 rather than 404.
 //   - When several things are wrong, this is what is told, the first first: malformed headers (400), no
 //     such stream (404, 410), closed (409) unless the producer is fenced (403) or this is the repetition of
@@ -84,7 +87,9 @@
 // PUT takes Stream-Retention-Age (seconds), Stream-Retention-Bytes and Stream-Retention-Count, of which the
 // strictest counts; HEAD shows them. A read from before the earliest kept entry is 410 with
 // Stream-Earliest-Offset, and so is a live one. Offset -1, or none, begins at what is kept. A reader that
-// has had everything up to the cut goes on without noticing.
+// has had everything up to the cut goes on without noticing. One append that brings more than retention
+// keeps can cut before what a live reader that was level has had of it: its response ends, and on its return
+// it is told 410.
 //
 // # Listing
 //

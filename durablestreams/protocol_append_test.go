@@ -275,6 +275,15 @@ func TestABodyThatBreaksOffIsNotStored(t *testing.T) {
 	s.get("a?offset=-1&live=long-poll&timeout=0").want(204, "Stream-Next-Offset", offset(0))
 }
 
+func TestSection52AClosedStreamSaysSoBeforeTheTypeIsMissed(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	s.put("a", "text/plain", "x")
+	s.post("a", "", "y").wantError(400, wire.CodeMissingContentType)
+	s.post("nothing", "", "y").wantError(404, wire.CodeNotFound)
+	s.post("a", "", "", "Stream-Closed", "true")
+	s.post("a", "", "y").wantError(409, wire.CodeClosed, "Stream-Closed", "true", "Stream-Next-Offset", offset(1))
+}
+
 func TestIfMatchAppendsOnlyAtTheTail(t *testing.T) {
 	s := serve(t, durablestreams.Config{})
 	s.put("a", "text/plain", "x")
@@ -288,7 +297,13 @@ func TestIfMatchAppendsOnlyAtTheTail(t *testing.T) {
 	s.post("a", "text/plain", "!", "If-Match", "-1").wantError(412, wire.CodePrecondition, "Stream-Next-Offset", offset(3))
 	s.post("a", "text/plain", "w", "If-Match", offset(1)+`, "`+offset(3)+`"`).want(204, "Stream-Next-Offset", offset(4))
 	s.post("a", "text/plain", "v", "If-Match", "*").want(204, "Stream-Next-Offset", offset(5))
-	s.post("a", "text/plain", "!", "If-Match", `"something"`).wantError(400, wire.CodeInvalidOffset)
+	for _, tag := range []string{`"something"`, `W/"something"`, s.get("a").header.Get("ETag"), `"a", "b"`} {
+		s.post("a", "text/plain", "!", "If-Match", tag).wantError(412, wire.CodePrecondition, "Stream-Next-Offset", offset(5))
+		s.post("nothing", "text/plain", "!", "If-Match", tag).wantError(412, wire.CodePrecondition)
+	}
+	for _, value := range []string{"something", `"some thing"`, `"`, `"x`, `W/x`, ""} {
+		s.post("a", "text/plain", "!", "If-Match", value).wantError(400, wire.CodeInvalidOffset)
+	}
 	s.post("nothing", "text/plain", "!", "If-Match", "*").wantError(412, wire.CodePrecondition)
 	s.post("nothing", "text/plain", "!", "If-Match", offset(0)).wantError(412, wire.CodePrecondition)
 	s.post("nothing", "text/plain", "!", "If-Match", offset(0)+","+offset(1)).wantError(412, wire.CodePrecondition)

@@ -1,6 +1,7 @@
 package durablestreams_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -490,4 +491,22 @@ func TestListingGoesThroughAllStreamsInPages(t *testing.T) {
 		s.get("?"+query).wantError(400, wire.CodeInvalidRequest)
 	}
 	s.head("").want(200).wantBody("")
+}
+
+func TestLocationIsAPathIfThereIsNoHost(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	conn, err := s.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "PUT /v1/stream/a%20b HTTP/1.0\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Location"); resp.StatusCode != 201 || got != "/v1/stream/a%20b" {
+		t.Errorf("status %d, Location %q", resp.StatusCode, got)
+	}
 }
