@@ -48,7 +48,7 @@ func (c *appendCmd) Validate() error {
 }
 
 func (c *appendCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}

@@ -256,6 +256,17 @@ func TestFailuresSayWhatTheServerSaid(t *testing.T) {
 		{"append --batch 0 x", 2, "--batch must be between"},
 		{"append --epoch 1 x", 2, "--epoch needs --producer"},
 		{"create --ttl 1h --expires 2030-01-01T00:00:00Z x", 2, "exclude each other"},
+		{"read http://" + nobody + "/a?offset=now", 2, "--offset"},
+		{"tail http://" + nobody + "/a?offset=now", 2, "--from"},
+		{"append http://" + nobody + "/a?x y", 2, "must not have a query"},
+		{"create https://" + nobody + "/a?", 2, "must not have a query"},
+		{"close http://" + nobody + "/a?x", 2, "must not have a query"},
+		{"stat http://" + nobody + "/a?x", 2, "must not have a query"},
+		{"rm -f b http://" + nobody + "/a?x", 2, "must not have a query"},
+		{"fork a http://" + nobody + "/a?x", 2, "must not have a query"},
+		{"fork http://" + nobody + "/a?x b", 2, "must not have a query"},
+		{"ls --url http://" + nobody + "/?x", 2, "url must not have a query"},
+		{"read what?", 1, "404"},
 		{"dance", 2, "unexpected argument dance"},
 	} {
 		o := runnelIn(t, []string{"STREAM_URL=" + s.streams()}, strings.NewReader(""), strings.Fields(c.args)...)
@@ -263,6 +274,17 @@ func TestFailuresSayWhatTheServerSaid(t *testing.T) {
 			t.Errorf("runnel %s ended with %d and %q, want %d and %q", c.args, o.code, o.stderr, c.code, c.want)
 		}
 	}
+}
+
+func TestForceDoesNotMindWhatIsGone(t *testing.T) {
+	s := inMemory(t)
+	s.must("", "create", "a")
+	s.must("", "fork", "a", "b")
+	s.must("", "rm", "a")
+	if o := runnelIn(t, []string{"STREAM_URL=" + s.streams()}, strings.NewReader(""), "rm", "a"); o.code != 1 || !strings.Contains(o.stderr, "410") {
+		t.Errorf("without -f: %d, %q", o.code, o.stderr)
+	}
+	s.must("", "rm", "-f", "a", "missing", "b")
 }
 
 func TestAReaderThatGoesAwayEndsACommandQuietly(t *testing.T) {

@@ -36,7 +36,7 @@ func (c *createCmd) Validate() error {
 }
 
 func (c *createCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ type forkCmd struct {
 }
 
 func (c *forkCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Source, c.New)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ type closeCmd struct {
 }
 
 func (c *closeCmd) Run(ctx context.Context) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}
@@ -91,18 +91,18 @@ func (c *closeCmd) Run(ctx context.Context) error {
 
 type rmCmd struct {
 	Streams []string `arg:"" help:"Names or URLs of streams."`
-	Force   bool     `short:"f" help:"Do not mind streams that are not there."`
+	Force   bool     `short:"f" help:"Do not mind streams that are not there, or are deleted but kept for their forks."`
 	remote
 }
 
 func (c *rmCmd) Run(ctx context.Context) error {
-	client, err := c.client()
+	client, err := c.client(c.Streams...)
 	if err != nil {
 		return err
 	}
 	for _, stream := range c.Streams {
 		err := client.Delete(ctx, stream)
-		if err != nil && !(c.Force && errors.Is(err, runnel.ErrNotFound)) {
+		if err != nil && !(c.Force && (errors.Is(err, runnel.ErrNotFound) || errors.Is(err, runnel.ErrSoftDeleted))) {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ type description struct {
 }
 
 func (c *statCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type readCmd struct {
 }
 
 func (c *readCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}
@@ -35,6 +35,9 @@ func (c *readCmd) Run(ctx context.Context, std stdio) error {
 	defer func() { _ = r.Close() }()
 	p := watch(std.err, "read")
 	err = copyOut(r, io.MultiWriter(std.out, p), c.JSON)
+	if err == nil && !c.JSON && isTerminal(std.out) && runnel.IsJSON(r.ContentType()) {
+		_, err = fmt.Fprintln(std.out) // the prompt goes on a line of its own
+	}
 	p.end("read %d bytes up to offset %s", p.bytes.Load(), r.Offset())
 	return err
 }
@@ -90,7 +93,7 @@ anything twice, until the stream is closed or it is interrupted.`
 }
 
 func (c *tailCmd) Run(ctx context.Context, std stdio) error {
-	client, err := c.client()
+	client, err := c.client(c.Stream)
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,19 @@ type remote struct {
 	Auth string `help:"Send this as the Authorization header, for example \"Bearer TOKEN\"." env:"RUNNEL_AUTH,STREAM_AUTH" placeholder:"VALUE"`
 }
 
-func (r remote) client() (*dsclient.Client, error) {
+// client returns a client for the streams that are named on the command line.
+func (r remote) client(streams ...string) (*dsclient.Client, error) {
+	for _, stream := range streams {
+		if err := checkStream(stream); err != nil {
+			return nil, err
+		}
+	}
 	u, err := url.Parse(r.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, usagef("url must be an http or https URL such as %s, got %q", defaultURL, r.URL)
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		return nil, usagef("url must not have a query, got %q", r.URL)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/stream"
@@ -29,4 +38,15 @@ func (r remote) client() (*dsclient.Client, error) {
 		c.Header = http.Header{"Authorization": {r.Auth}}
 	}
 	return c, nil
+}
+
+// checkStream refuses a URL with a query. The client would leave it out, and what it asks for with it.
+func checkStream(stream string) error {
+	if !strings.HasPrefix(stream, "http://") && !strings.HasPrefix(stream, "https://") {
+		return nil // in a name a question mark is one
+	}
+	if strings.Contains(stream, "?") {
+		return usagef("a stream's URL must not have a query, got %q; the offset is set with --offset for read, --from for tail and --at for fork", stream)
+	}
+	return nil
 }
