@@ -46,14 +46,14 @@ func TestAnErrorMatchesItsSentinelsAndNoOther(t *testing.T) {
 			for _, sentinel := range sentinels {
 				want := false
 				for _, is := range tc.is {
-					want = want || is == sentinel
+					want = want || is == sentinel //nolint:errorlint // the very value is meant
 				}
 				if got := errors.Is(wrapped, sentinel); got != want {
 					t.Errorf("matches %v: %v", sentinel, got)
 				}
 			}
 			as := reflect.New(reflect.TypeOf(tc.err))
-			if !errors.As(wrapped, as.Interface()) || as.Elem().Interface() != tc.err {
+			if !errors.As(wrapped, as.Interface()) || as.Elem().Interface() != tc.err { //nolint:errorlint // the very value is meant
 				t.Error("cannot be had back with errors.As")
 			}
 			for _, part := range append(tc.says, "runnel: ") {

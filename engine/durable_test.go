@@ -82,7 +82,7 @@ func TestNothingIsSeenBeforeItIsDurable(t *testing.T) {
 				if got := w.stat("s/b"); name != "commit" && got.Tail != 1 {
 					t.Errorf("%+v", got)
 				}
-				w.Close() //nolint:errcheck // lets the watcher and the waiter go
+				w.Close()
 			})
 		})
 	}

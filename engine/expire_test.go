@@ -136,11 +136,11 @@ func TestACrashNeverShortensALife(t *testing.T) {
 						w.create("a", runnel.CreateOptions{TTL: ttl, Retention: runnel.Retention{Age: 5 * time.Second}})
 						wantError(t, use1(w), nil)
 						restart(w)
-						pass(gap - 7*time.Second*b2d(first == "trim" && gap > 70*time.Second))
+						pass(gap - seconds(7, first == "trim" && gap > 70*time.Second))
 						wantError(t, use2(w), nil)
 						pass(0)
 						w.crash()
-						pass(ttl - 8*time.Second*b2d(second == "trim") - time.Microsecond)
+						pass(ttl - seconds(8, second == "trim") - time.Microsecond)
 						if err := w.statErr("a"); err != nil {
 							t.Errorf("%s, %v later %s, and a crash: %v", first, gap, second, err)
 						}
@@ -151,9 +151,10 @@ func TestACrashNeverShortensALife(t *testing.T) {
 	}
 }
 
-func b2d(b bool) time.Duration {
-	if b {
-		return 1
+// seconds is n of them if it is so, and none if not.
+func seconds(n int, so bool) time.Duration {
+	if so {
+		return time.Duration(n) * time.Second
 	}
 	return 0
 }

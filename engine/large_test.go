@@ -52,7 +52,7 @@ func TestReadersTakeTurnsInHavingALargeEntryInMemory(t *testing.T) {
 			t.Fatalf("a reader after the first has gone: %v", err)
 		}
 		thirdStop()
-		w.Close() //nolint:errcheck // nothing is left to lose
+		w.Close()
 	})
 }
 
@@ -72,6 +72,6 @@ func TestAnExpiryInTheYear9999DoesNotKeepReadersBusy(t *testing.T) {
 		if err := <-woken; err != nil {
 			t.Fatal(err)
 		}
-		w.Close() //nolint:errcheck // nothing is left to lose
+		w.Close()
 	})
 }

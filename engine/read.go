@@ -142,7 +142,7 @@ var errMissing = fmt.Errorf("%w: entries are missing", record.ErrCorrupt)
 // moved turns an error of errMissing into errRetry, if another process has written to the space since
 // its state was read.
 func (sp *space) moved(ctx context.Context, err error) error {
-	if err != errMissing || sp.e.limits.Exclusive {
+	if !errors.Is(err, errMissing) || sp.e.limits.Exclusive {
 		return err
 	}
 	version, _, gerr := sp.e.driver.Guard(ctx, sp.part)

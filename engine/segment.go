@@ -171,7 +171,7 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 			return nil, storageError(err)
 		}
 		st, serr := sp.readDescribed(ctx, described)
-		if serr != nil && serr != errMissing || sp.e.limits.Exclusive || serr == nil && (st.tail > 0 || st.mutable != nil) {
+		if serr != nil && !errors.Is(serr, errMissing) || sp.e.limits.Exclusive || serr == nil && (st.tail > 0 || st.mutable != nil) {
 			return st, serr
 		}
 		// It may have been deleted meanwhile.

@@ -357,4 +357,4 @@ func producing(id string, epoch, seq uint64) runnel.AppendOptions {
 	return runnel.AppendOptions{Producer: &runnel.Producer{ID: id, Epoch: epoch, Seq: seq}}
 }
 
-func expecting(tail runnel.Sequence) *runnel.Sequence { return &tail }
+func expecting(tail runnel.Sequence) *runnel.Sequence { return new(tail) }

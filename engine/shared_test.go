@@ -107,7 +107,7 @@ func TestAWaiterLooksByItselfForWhatOthersWrite(t *testing.T) {
 						}
 					default:
 						t.Error("still waiting")
-						a.Close() //nolint:errcheck // lets the waiter go
+						a.Close()
 					}
 				})
 			})

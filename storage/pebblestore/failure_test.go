@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path"
@@ -25,7 +24,7 @@ var ctx = context.Background()
 
 // small makes log files and tables come and go within a few hundred commits.
 func small(fs vfs.FS) pebblestore.Config {
-	return pebblestore.Config{FS: fs, MemTableBytes: 32 << 10, CacheBytes: 1 << 20, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	return pebblestore.Config{FS: fs, MemTableBytes: 32 << 10, CacheBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)}
 }
 
 func mustOpen(t *testing.T, cfg pebblestore.Config) *pebblestore.Driver {
