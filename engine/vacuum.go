@@ -23,6 +23,9 @@ type vacuum struct {
 // vacuumRows is how many commits a timeline must have grown by before it is worth a pass.
 const vacuumRows = 4096
 
+// vacuumParts is of how many partitions it is remembered when the next pass is worth it.
+const vacuumParts = 4096
+
 // note says that something of a partition was dropped.
 func (v *vacuum) note(part storage.Partition) {
 	v.mu.Lock()
@@ -70,6 +73,9 @@ func (v *vacuum) run(ctx context.Context, e *Engine, part storage.Partition) err
 	kept, err := e.vacuumSpace(ctx, sp, end)
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if len(v.next) >= vacuumParts {
+		clear(v.next) // their next passes come early
+	}
 	v.next[part] = end + runnel.Position(max(vacuumRows, kept))
 	return err
 }
