@@ -52,6 +52,7 @@ func TestWhatAClosedSegmentAnswers(t *testing.T) {
 		{"the next write of its producer", producing("p", 1, 2), []string{"x"}, runnel.ErrClosed},
 		{"a gap of its producer", producing("p", 1, 9), []string{"x"}, runnel.ErrClosed},
 		{"a new epoch of its producer", closingAs("p", 2, 0), nil, runnel.ErrClosed},
+		{"the same sequence in a new epoch", closingAs("p", 2, 1), nil, runnel.ErrClosed},
 		{"an old epoch of its producer", closingAs("p", 0, 1), nil, runnel.ErrProducerFenced},
 		{"another producer", closingAs("q", 1, 1), nil, runnel.ErrClosed},
 	} {

@@ -239,6 +239,37 @@ func TestAnExpiredNameIsFree(t *testing.T) {
 	})
 }
 
+func TestCreatingOverTheExpiredGivesBackWhatItHeld(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{SweepInterval: -1})
+		w.create("a", runnel.CreateOptions{TTL: ttl}, "old", "older")
+		w.append("a", "oldest")
+		pass(ttl)
+		w.create("a", runnel.CreateOptions{}, "new")
+		w.want("a", "new")
+		w.cfg.SweepInterval = time.Second
+		w.reopen()
+		pass(time.Minute)
+		w.wantRows("", map[string]int{"e": 1, "t": 0})
+		w.want("a", "new")
+	})
+}
+
+func TestTrimmingKeepsTheLastUse(t *testing.T) {
+	// The last append was the last use, and then it is dropped.
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.create("a", runnel.CreateOptions{TTL: ttl, Retention: runnel.Retention{Age: 5 * time.Second}})
+		pass(ttl / 2)
+		w.append("a", "x")
+		pass(30 * time.Second)
+		w.wantRows("", map[string]int{"e": 0})
+		w.crash()
+		pass(ttl - 30*time.Second - time.Microsecond)
+		wantError(t, w.statErr("a"), nil)
+	})
+}
+
 func TestAWindowOfZeroIsOverAtOnce(t *testing.T) {
 	w := inMemory(t)
 	w.create("a", runnel.CreateOptions{HasTTL: true}, "x")

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,8 +10,10 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/faulty"
+	"github.com/runnelhq/runnel/storage/memory"
 )
 
 func forkOf(source string, after runnel.Sequence, sub uint64) runnel.CreateOptions {
@@ -159,6 +162,30 @@ func TestTheChainIsTakenBackAlsoAfterACrash(t *testing.T) {
 		for i := range 4 {
 			w.wantRows(fmt.Sprintf("s%d", i), map[string]int{"e": 0, "m": 0, "r": 0, "o": 0, "t": 0})
 		}
+	})
+}
+
+func TestASourceStaysForTheLastOfItsForks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.cfg.TailCacheBytes = 1
+		w.reopen()
+		w.create("a", runnel.CreateOptions{}, "x")
+		for i := range 3 {
+			w.fork(fmt.Sprint("s/", i), "a", 1)
+		}
+		w.delete("a")
+		for i := range 3 {
+			for k := i; k < 3; k++ {
+				w.want(fmt.Sprint("s/", k), "x")
+			}
+			wantError(t, w.statErr("a"), runnel.ErrSoftDeleted)
+			w.delete(fmt.Sprint("s/", i))
+			pass(time.Minute)
+			w.crash()
+		}
+		wantError(t, w.statErr("a"), runnel.ErrNotFound)
+		w.wantRows("", map[string]int{"e": 0, "r": 0, "m": 0})
 	})
 }
 
@@ -501,12 +528,52 @@ func TestAForkThatIsSlowToComeKeepsItsClaim(t *testing.T) {
 		pending(t, forked, "the fork")
 		pass(10 * time.Minute)
 		release()
-		if err := <-forked; err != nil {
-			return // told so
-		}
+		wantError(t, <-forked, nil)
 		w.delete("a")
 		pass(10 * time.Minute)
 		w.want("s/fork", "x")
+	})
+}
+
+func TestAForkIsNotMadeOnAClaimThatIsTooOld(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: 1, MaxSegments: 1})
+		w.create("a", runnel.CreateOptions{}, "x")
+		w.create("s/b", runnel.CreateOptions{})
+		// The claim is durable, and then the fork's name cannot be looked up for a while.
+		claimed := false
+		w.driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool {
+				claimed = claimed || c.Op == faulty.Commit && c.Partition.Name == ""
+				return claimed && c.Op != faulty.Commit && c.Partition.Name == "s"
+			},
+			Then: faulty.Wait(func(context.Context) error {
+				time.Sleep(10 * time.Minute) //nolint:forbidigo // in a bubble
+				return nil
+			}, faulty.Through),
+		})
+		forked := later(func() error {
+			for i := range 5 { // the fork's name leaves memory meanwhile
+				_ = w.statErr(fmt.Sprint("s/", i))
+			}
+			_, err := w.tryCreate("s/fork", forkOf("a", 1, 0))
+			return err
+		})
+		pass(time.Second)
+		for i := range 5 {
+			_ = w.statErr(fmt.Sprint("other/", i))
+		}
+		pass(2 * time.Hour)
+		w.driver.SetRules()
+		err := <-forked
+		w.delete("a")
+		pass(10 * time.Minute)
+		if err == nil {
+			w.want("s/fork", "x")
+			return
+		}
+		wantError(t, err, runnel.ErrUnavailable)
+		wantError(t, w.statErr("a"), runnel.ErrNotFound)
 	})
 }
 

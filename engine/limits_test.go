@@ -131,6 +131,7 @@ func TestManyWritesAreSpreadOverTightBatches(t *testing.T) {
 		"tight":        tight,
 		"small values": {MaxValueBytes: 4 << 10},
 		"few changes":  {MaxBatchOps: 16},
+		"few bytes":    {MaxBatchBytes: 16 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -141,7 +142,7 @@ func TestManyWritesAreSpreadOverTightBatches(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range appends {
 					wg.Go(func() {
-						if _, err := w.tryAppend("a", producing(fmt.Sprint(i), 0, 0), fmt.Sprint(i)); err != nil {
+						if _, err := w.tryAppend("a", producing(fmt.Sprint(i), 0, 0), fmt.Sprint(i, big("x", i%200))); err != nil {
 							t.Error(err)
 						}
 					})

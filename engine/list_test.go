@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -172,6 +173,38 @@ func TestListShowsOnlyWhatIsDurable(t *testing.T) {
 			return
 		}
 		release()
+	})
+}
+
+func TestListWaitsForADeletionThatStorageAlreadyShows(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, cache := onDisk(t)
+		w.create("s/a", runnel.CreateOptions{})
+		w.create("s/b", runnel.CreateOptions{})
+		cache.Hold()
+		deleted := later(func() error { return w.Delete(ctx, at("s/a")) })
+		pending(t, deleted, "the deletion")
+		e := w.Engine
+		listed := later(func() (all []string) {
+			for info, err := range e.List(ctx, runnel.Store{}, runnel.ListOptions{}) {
+				all = append(all, fmt.Sprint(info.Segment, err))
+			}
+			return all
+		})
+		synctest.Wait()
+		select {
+		case all := <-listed:
+			if len(all) != 2 {
+				t.Errorf("%q", all)
+			}
+			cache.Release()
+		default:
+			cache.Release()
+			if all := <-listed; len(all) != 1 {
+				t.Errorf("%q", all)
+			}
+		}
+		wantError(t, <-deleted, nil)
 	})
 }
 
