@@ -10,7 +10,9 @@ SHELL       := /bin/bash
 # FUZZTIME is how long each fuzz target runs, and FUZZ says which: a regular expression over their names.
 FUZZTIME ?= 5s
 FUZZ     ?= .
-# ROUNDS is how often make prove kills the server.
+# SEEDS is how many crashes make prove simulates, from SEED on, and ROUNDS how often it kills the server.
+SEEDS  ?= 2000
+SEED   ?= 1
 ROUNDS ?= 100
 # BENCHFLAGS is added to make bench, for example BENCHFLAGS='-run append -count 3'.
 BENCHFLAGS ?=
@@ -93,9 +95,10 @@ microbench: ## Run the Go benchmarks COUNT times, in the form that benchstat rea
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count '$(COUNT)' ./...
 
 .PHONY: prove
-prove: ## Kill the server ROUNDS times and look at what is left
+prove: ## Simulate SEEDS crashes, kill the server ROUNDS times, and look at what is left
 	$(call step,prove)
-	go test ./proof/... -count=1 -v -timeout 0 -args -rounds '$(ROUNDS)'
+	go test ./proof/crash -run TestSeeds -count=1 -v -timeout 0 -args -seeds '$(SEEDS)' -seed '$(SEED)'
+	go test ./proof/chaos -count=1 -v -timeout 0 -args -rounds '$(ROUNDS)'
 
 .PHONY: ci
 ci: setup fmt-check lint race fuzz conformance clients cli ## Install what the tests need and run all of them
