@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -28,6 +29,17 @@ func brokenCommits(commit func(ctx context.Context, d storage.Driver, p storage.
 	}
 }
 
+// copied is a batch that outlives the call it was handed to.
+func copied(b *storage.Batch) *storage.Batch {
+	c := *b
+	c.Ops = slices.Clone(b.Ops)
+	for i := range c.Ops {
+		o := &c.Ops[i]
+		o.Key, o.Head, o.Body = bytes.Clone(o.Key), bytes.Clone(o.Head), bytes.Clone(o.Body)
+	}
+	return &c
+}
+
 // without is a batch without some of its changes.
 func without(drop func(o *storage.Op) bool) func(context.Context, storage.Driver, storage.Partition, *storage.Batch) (storage.Version, error) {
 	return func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
@@ -44,7 +56,7 @@ var mutations = []struct {
 	make func() variant
 }{
 	{"a commit is acknowledged before it is synced", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
-		go d.Commit(ctx, p, b) //nolint:errcheck // that nobody asks is the point
+		go d.Commit(ctx, p, copied(b)) //nolint:errcheck // that nobody asks is the point
 		return 0, nil
 	})},
 	{"appends are shown before they are synced", func() variant { return variant{log: func(l log) log { return &eager{log: l} }} }},
