@@ -70,6 +70,9 @@ func (t *tx) end(seg *segment) {
 	if st.mutable != nil {
 		t.remove(mutableKey(id))
 	}
+	if at := st.desc.ExpiresAt; at > 0 {
+		t.remove(dueKey(at, id))
+	}
 	t.put(trashKey(id), nil)
 	if f := st.desc.Fork; f != nil {
 		release := record.Release{Space: f.Space, Segment: f.Segment, SourceID: f.SourceID}

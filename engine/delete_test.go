@@ -56,6 +56,18 @@ func TestTheDataOfADeletedSegmentIsDropped(t *testing.T) {
 	}
 }
 
+func TestADeletedSegmentIsNotRememberedUntilItWouldHaveExpired(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		for i := range 10 {
+			w.create(fmt.Sprint("s/", i), runnel.CreateOptions{ExpiresAt: time.Now().Add(24 * 365 * time.Hour)}, "x")
+			w.delete(fmt.Sprint("s/", i))
+		}
+		pass(time.Minute)
+		w.wantRows("s", map[string]int{"x": 0, "m": 0, "e": 0})
+	})
+}
+
 func TestWhatACrashKeptFromBeingDroppedIsDroppedLater(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := inMemory(t)
