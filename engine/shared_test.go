@@ -454,3 +454,21 @@ func TestTheWindowSlidesForAllEngines(t *testing.T) {
 		}
 	}
 }
+
+func TestTheWitnessesOfEnginesThatAreNoMoreGo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &memory.Driver{Shared: true}, engine.Config{SweepInterval: time.Hour})
+		w.create("s/a", runnel.CreateOptions{})
+		for i := range 5 {
+			w.append("s/a", fmt.Sprint(i))
+			w.reopen()
+		}
+		w.append("s/a", "last")
+		w.wantRows("s", map[string]int{"w": 6})
+		pass(30 * time.Hour)
+		w.append("s/a", "later")
+		if n := w.rows("s")["w"]; n > 2 {
+			t.Errorf("%d witnesses are left", n)
+		}
+	})
+}
