@@ -11,30 +11,58 @@ import (
 // coverage counts what the runs have met, and how often each invariant was looked at.
 type coverage struct {
 	mu     sync.Mutex
-	counts map[string]int
+	looked map[string]int
+	met    map[string]int
 }
 
+func newCoverage() *coverage {
+	return &coverage{looked: make(map[string]int), met: make(map[string]int)}
+}
+
+// look counts a look at an invariant.
+func (c *coverage) look(invariant string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked[invariant]++
+}
+
+// hit counts what a run has met.
 func (c *coverage) hit(what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.counts == nil {
-		c.counts = make(map[string]int)
-	}
-	c.counts[what]++
+	c.met[what]++
 }
 
-func (c *coverage) count(what string) int {
+// missing returns what the runs together should have met, or looked at, and have not.
+func (c *coverage) missing(sometimes []string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.counts[what]
+	var all []string
+	for _, what := range sometimes {
+		if c.met[what] == 0 {
+			all = append(all, "no run has met this: "+what)
+		}
+	}
+	for _, name := range invariants {
+		if c.looked[name] == 0 {
+			all = append(all, "never looked at: "+name)
+		}
+	}
+	return all
 }
 
+// String is a table of the invariants and one of what was met.
 func (c *coverage) String() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var b strings.Builder
-	for _, what := range slices.Sorted(maps.Keys(c.counts)) {
-		fmt.Fprintf(&b, "%9d  %s\n", c.counts[what], what)
+	b.WriteString("  checked  invariant\n")
+	for _, name := range invariants {
+		fmt.Fprintf(&b, "%9d  %s\n", c.looked[name], name)
+	}
+	b.WriteString("\n      met\n")
+	for _, what := range slices.Sorted(maps.Keys(c.met)) {
+		fmt.Fprintf(&b, "%9d  %s\n", c.met[what], what)
 	}
 	return b.String()
 }

@@ -90,7 +90,7 @@ func TestTheMachineryCanSee(t *testing.T) {
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= 300; seed++ {
-				_, found := run(t, plan{seed: seed, steps: *steps, cover: new(coverage), variant: m.make()})
+				_, found := run(t, plan{seed: seed, steps: *steps, cover: newCoverage(), variant: m.make()})
 				if found != nil {
 					if found.invariant == itRuns {
 						t.Fatal(found)
