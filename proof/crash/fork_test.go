@@ -21,10 +21,10 @@ func makeFork(s *sim, r *rand.Rand) *call {
 		return nil
 	}
 	from = s.spaces[source.Space].base[source.Name]
-	if from.verdict(clock()) != alive || from.ttl > 0 || !from.expires.IsZero() || s.murky(from) {
+	if from.verdict(s.now()) != alive || from.ttl > 0 || !from.expires.IsZero() || s.murky(from) {
 		return nil
 	}
-	if to := s.spaces[addr.Space].latest()[addr.Name]; to.verdict(clock()) == unsure || to != nil && s.murky(to) {
+	if to := s.spaces[addr.Space].latest()[addr.Name]; to.verdict(s.now()) == unsure || to != nil && s.murky(to) {
 		return nil
 	}
 	f := s.front(r)
@@ -38,7 +38,7 @@ func makeFork(s *sim, r *rand.Rand) *call {
 	case 1, 2:
 		o.Fork.At = runnel.Sequence(r.IntN(int(from.tail()) + 2))
 	default:
-		o.Fork.At = from.earliest(clock()) + runnel.Sequence(r.IntN(int(from.tail()-from.earliest(clock()))+1))
+		o.Fork.At = from.earliest(s.now()) + runnel.Sequence(r.IntN(int(from.tail()-from.earliest(s.now()))+1))
 		o.Fork.Sub = uint64(r.IntN(3))
 		if !isJSON(from.contentType) {
 			o.Fork.Sub = uint64(r.IntN(60))
@@ -50,7 +50,7 @@ func makeFork(s *sim, r *rand.Rand) *call {
 	if r.IntN(4) == 0 {
 		o.Retention.Entries = uint64(1 + r.IntN(6))
 	}
-	now := clock()
+	now := s.now()
 	st := s.spaces[addr.Space].latest()
 	_, to, err := st.settle(addr, now)
 	var claimed, fork *segment
@@ -66,23 +66,24 @@ func makeFork(s *sim, r *rand.Rand) *call {
 	}
 	if err != nil {
 		c.fork = false
-		c.stage = func(st state, _ int, _ time.Time) outcome { return refuse(st, err) }
+		c.stage = func(st state, _ int, _ moment) outcome { return refuse(st, err) }
 		return c
 	}
 	h := s.spaces[source.Space]
 	h.staged = append(h.staged, staged{&flight{call: c, op: s.ops + 1}, h.latest().with(claimed)})
 	s.marks.stage(source.Space, h.total())
 	s.forking = true
-	c.stage = func(st state, _ int, now time.Time) outcome {
-		info := fork.info(now)
+	c.stage = func(st state, _ int, now moment) outcome {
+		told := fork.told(now)
+		told.created = true
 		st, _, _ = st.settle(addr, now)
-		return outcome{ok: answer{Info: &info, created: true}, next: st.with(fork)}
+		return outcome{ok: told, next: st.with(fork)}
 	}
 	return c
 }
 
 // fork returns a segment with another claim on it, and the fork that has it.
-func (sg *segment) fork(op int, now time.Time, addr runnel.Segment, o runnel.CreateOptions) (claimed, fork *segment, err error) {
+func (sg *segment) fork(op int, now moment, addr runnel.Segment, o runnel.CreateOptions) (claimed, fork *segment, err error) {
 	source := o.Fork.Source
 	if o.ContentType != sg.contentType {
 		return nil, nil, &runnel.ContentTypeError{Segment: source, Have: sg.contentType, Got: o.ContentType}
@@ -133,8 +134,8 @@ func (sg *segment) fork(op int, now time.Time, addr runnel.Segment, o runnel.Cre
 		}
 	}
 	l := &life{
-		space: addr.Space, name: addr.Name, born: op, contentType: sg.contentType, created: now, retention: keep,
-		source: sg.life, base: base, floor: min(earliest, runnel.Sequence(base)), low: now, high: now, sure: now,
+		space: addr.Space, name: addr.Name, born: op, contentType: sg.contentType, created: now.at, createdLate: now.latest, retention: keep,
+		source: sg.life, base: base, floor: min(earliest, runnel.Sequence(base)), low: now.at, high: now.latest, sure: now.at,
 	}
 	fork = &segment{life: l, entries: added(sg.entries[:base], op, now, append(partial, payloadsOf(o.Records)...))}
 	next := *sg
@@ -195,6 +196,7 @@ func (s *sim) reclaim(sg *segment) {
 	s.note("claims of forks that are gone are taken back")
 	for again := true; again && !s.broken; {
 		gen := s.gen
+		s.catchUp()
 		s.pass(100 * time.Second)
 		if s.gen != gen {
 			continue // power failed at the end of it, and the time begins again

@@ -36,6 +36,7 @@ type life struct {
 	id          uint64 // 0 until somebody was told
 	contentType string
 	created     time.Time
+	createdLate time.Time // unless somebody was told, it may be up to here
 	ttl         time.Duration
 	expires     time.Time
 	retention   runnel.Retention
@@ -53,6 +54,7 @@ type entry struct {
 	payload string
 	op      int
 	time    time.Time
+	late    time.Time // unless somebody was told, it may be up to here
 	// What an observer was told of it.
 	seen     bool
 	position runnel.Position
@@ -85,27 +87,30 @@ const (
 	gone verdict = iota
 	alive
 	held   // gone for users, kept for forks
-	unsure // a crash may have let it live a little longer
+	unsure // a crash may have let it live a little longer, or the clock is behind
 )
 
-func (sg *segment) verdict(now time.Time) verdict {
+func (sg *segment) verdict(now moment) verdict {
 	switch {
 	case sg == nil:
 		return gone
 	case sg.soft:
 		return held
 	}
-	over := !sg.expires.IsZero() && !now.Before(sg.expires)
+	over, perhaps := false, false
+	if !sg.expires.IsZero() {
+		over, perhaps = !now.at.Before(sg.expires), !now.latest.Before(sg.expires)
+	}
 	if sg.ttl > 0 {
-		if slack := min(sg.ttl/8, time.Minute); !now.Before(sg.high.Add(slack + sg.ttl)) {
-			over = true
-		} else if !now.Before(sg.low.Add(sg.ttl)) && !over {
-			return unsure
-		}
+		slack := min(sg.ttl/8, time.Minute)
+		over = over || !now.at.Before(sg.high.Add(slack+sg.ttl))
+		perhaps = perhaps || !now.latest.Before(sg.low.Add(sg.ttl))
 	}
 	switch {
-	case !over:
+	case !perhaps:
 		return alive
+	case !over:
+		return unsure
 	case len(sg.refs) > 0:
 		return held
 	}
@@ -113,17 +118,17 @@ func (sg *segment) verdict(now time.Time) verdict {
 }
 
 // touch renews the TTL.
-func (l *life) touch(now time.Time) {
-	if now.After(l.low) {
-		l.low = now
+func (l *life) touch(now moment) {
+	if now.at.After(l.low) {
+		l.low = now.at
 	}
-	if now.After(l.high) {
-		l.high = now
+	if now.latest.After(l.high) {
+		l.high = now.latest
 	}
 }
 
 // earliest is the place before the first entry that retention keeps.
-func (sg *segment) earliest(now time.Time) runnel.Sequence {
+func (sg *segment) earliest(now moment) runnel.Sequence {
 	at, n, keep := int(sg.floor), len(sg.entries), sg.retention
 	if most := int(keep.Entries); most > 0 {
 		at = max(at, n-most)
@@ -134,7 +139,7 @@ func (sg *segment) earliest(now time.Time) runnel.Sequence {
 	}
 	for ; at < n; at++ {
 		e := sg.entries[at]
-		if !(keep.Bytes > 0 && size > keep.Bytes || keep.Age > 0 && now.Sub(e.time) > keep.Age) {
+		if !(keep.Bytes > 0 && size > keep.Bytes || keep.Age > 0 && now.at.Sub(e.time) > keep.Age) {
 			break
 		}
 		size -= uint64(len(e.payload))
@@ -144,7 +149,7 @@ func (sg *segment) earliest(now time.Time) runnel.Sequence {
 
 func (sg *segment) tail() runnel.Sequence { return runnel.Sequence(len(sg.entries)) }
 
-func (sg *segment) info(now time.Time) runnel.Info {
+func (sg *segment) info(now moment) runnel.Info {
 	in := runnel.Info{
 		Segment: sg.addr(), ID: sg.id, ContentType: sg.contentType, Created: sg.created, Tail: sg.tail(),
 		Earliest: sg.earliest(now), Closed: sg.closed, TTL: sg.ttl, ExpiresAt: sg.expires, Retention: sg.retention,
@@ -155,9 +160,15 @@ func (sg *segment) info(now time.Time) runnel.Info {
 	return in
 }
 
+// told is an answer that describes the segment.
+func (sg *segment) told(now moment) answer {
+	info := sg.info(now)
+	return answer{Info: &info, late: sg.createdLate}
+}
+
 // settle ends a segment whose time is over, as every operation that meets it does, and says why the
 // segment cannot be used, if so.
-func (st state) settle(addr runnel.Segment, now time.Time) (state, *segment, error) {
+func (st state) settle(addr runnel.Segment, now moment) (state, *segment, error) {
 	sg := st[addr.Name]
 	switch sg.verdict(now) {
 	case alive:
@@ -189,7 +200,8 @@ type answer struct {
 	runnel.Appended
 	Existed bool
 	Info    *runnel.Info
-	created bool // the answer to a creation
+	created bool      // the answer to a creation
+	late    time.Time // where the model does not know a time, it is from the one in the answer through this
 	// More are the answers to the other writes of a commit.
 	More []runnel.Appended
 	// Payloads are what was read after From.
@@ -201,7 +213,7 @@ type answer struct {
 func refuse(st state, err error) outcome { return outcome{err: err, next: st} }
 
 // appendOne checks and makes one append.
-func (st state) appendOne(op int, now time.Time, addr runnel.Segment, o runnel.AppendOptions, payloads []string) outcome {
+func (st state) appendOne(op int, now moment, addr runnel.Segment, o runnel.AppendOptions, payloads []string) outcome {
 	st, sg, err := st.settle(addr, now)
 	if err != nil {
 		return refuse(st, err)
@@ -258,7 +270,7 @@ func (st state) appendOne(op int, now time.Time, addr runnel.Segment, o runnel.A
 	told := answer{Appended: runnel.Appended{Tail: sg.tail() + runnel.Sequence(len(payloads)), Closed: o.Close}}
 	next.entries = added(sg.entries, op, now, payloads)
 	if len(payloads) > 0 {
-		told.First, told.Time = sg.tail()+1, now
+		told.First, told.Time, told.late = sg.tail()+1, now.at, now.latest
 	}
 	if o.HasStreamSeq {
 		next.hasSeq, next.streamSeq = true, o.StreamSeq
@@ -280,16 +292,16 @@ func (st state) appendOne(op int, now time.Time, addr runnel.Segment, o runnel.A
 	return outcome{ok: told, next: st.with(&next), used: []*life{next.life}}
 }
 
-func added(entries []*entry, op int, now time.Time, payloads []string) []*entry {
+func added(entries []*entry, op int, now moment, payloads []string) []*entry {
 	entries = slices.Clip(entries)
 	for _, p := range payloads {
-		entries = append(entries, &entry{payload: p, op: op, time: now})
+		entries = append(entries, &entry{payload: p, op: op, time: now.at, late: now.latest})
 	}
 	return entries
 }
 
 // appendAll makes several appends, all or none.
-func (st state) appendAll(op int, now time.Time, space string, writes []runnel.Write) (next state, told []answer, used []*life, err error) {
+func (st state) appendAll(op int, now moment, space string, writes []runnel.Write) (next state, told []answer, used []*life, err error) {
 	was := st
 	duplicates := 0
 	for _, w := range writes {
@@ -312,23 +324,24 @@ func (st state) appendAll(op int, now time.Time, space string, writes []runnel.W
 	return st, told, used, nil
 }
 
-func (st state) create(op int, now time.Time, addr runnel.Segment, o runnel.CreateOptions) outcome {
+func (st state) create(op int, now moment, addr runnel.Segment, o runnel.CreateOptions) outcome {
 	st, sg, err := st.settle(addr, now)
 	if sg == nil {
 		if _, ok := st[addr.Name]; ok {
 			return refuse(st, err)
 		}
 		l := &life{
-			space: addr.Space, name: addr.Name, born: op, contentType: o.ContentType, created: now,
-			ttl: o.TTL, expires: o.ExpiresAt, retention: o.Retention, low: now, high: now, sure: now,
+			space: addr.Space, name: addr.Name, born: op, contentType: o.ContentType, created: now.at, createdLate: now.latest,
+			ttl: o.TTL, expires: o.ExpiresAt, retention: o.Retention, low: now.at, high: now.latest, sure: now.at,
 		}
 		if l.contentType == "" {
 			l.contentType = "application/octet-stream"
 		}
 		sg = &segment{life: l, closed: o.Closed}
 		sg.entries = added(nil, op, now, payloadsOf(o.Records))
-		info := sg.info(now)
-		return outcome{ok: answer{Info: &info, created: true}, next: st.with(sg)}
+		told := sg.told(now)
+		told.created = true
+		return outcome{ok: told, next: st.with(sg)}
 	}
 	differs := ""
 	switch contentType := o.ContentType; {
@@ -348,11 +361,12 @@ func (st state) create(op int, now time.Time, addr runnel.Segment, o runnel.Crea
 	if differs != "" {
 		return refuse(st, &runnel.ExistsError{Segment: addr, Field: differs})
 	}
-	info := sg.info(now)
-	return outcome{ok: answer{Info: &info, created: true, Existed: true}, next: st}
+	told := sg.told(now)
+	told.created, told.Existed = true, true
+	return outcome{ok: told, next: st}
 }
 
-func (st state) delete(now time.Time, addr runnel.Segment) outcome {
+func (st state) delete(now moment, addr runnel.Segment) outcome {
 	st, sg, err := st.settle(addr, now)
 	switch {
 	case err != nil:
@@ -366,7 +380,7 @@ func (st state) delete(now time.Time, addr runnel.Segment) outcome {
 }
 
 // read answers a read of a segment that is not about to expire.
-func (st state) read(now time.Time, addr runnel.Segment, from runnel.Sequence) outcome {
+func (st state) read(now moment, addr runnel.Segment, from runnel.Sequence) outcome {
 	_, sg, err := st.settle(addr, now)
 	if err != nil {
 		return refuse(nil, err)
@@ -381,8 +395,8 @@ func (st state) read(now time.Time, addr runnel.Segment, from runnel.Sequence) o
 	if earliest := sg.earliest(now); from < earliest {
 		return refuse(nil, &runnel.TrimmedError{Segment: addr, From: from, Earliest: earliest})
 	}
-	info := sg.info(now)
-	told := answer{Info: &info, From: from}
+	told := sg.told(now)
+	told.From = from
 	for _, e := range sg.entries[from:] {
 		told.Payloads = append(told.Payloads, e.payload)
 	}

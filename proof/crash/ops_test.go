@@ -70,7 +70,7 @@ func (s *sim) where(r *rand.Rand, there bool) (runnel.Segment, *segment) {
 	addr := runnel.Segment{Space: space, Name: name}
 	s.resolve(addr)
 	sg := s.spaces[space].latest()[name]
-	if sg.verdict(clock()) != alive {
+	if sg.verdict(s.now()) != alive {
 		sg = nil
 	}
 	return addr, sg
@@ -80,14 +80,17 @@ func (s *sim) where(r *rand.Rand, there bool) (runnel.Segment, *segment) {
 func (s *sim) resolve(addr runnel.Segment) {
 	h := s.spaces[addr.Space]
 	s.reclaim(h.latest()[addr.Name])
-	if h.latest()[addr.Name].verdict(clock()) != unsure || s.broken {
+	if sg := h.latest()[addr.Name]; sg != nil && sg.retention.Age > 0 || sg.verdict(s.now()) == unsure {
+		s.catchUp()
+	}
+	if h.latest()[addr.Name].verdict(s.now()) != unsure || s.broken {
 		return
 	}
 	gated := s.gated
 	s.drain()
 	s.disk.setFault(nil)
 	s.setGate(false)
-	if s.broken || h.latest()[addr.Name].verdict(clock()) != unsure {
+	if s.broken || h.latest()[addr.Name].verdict(s.now()) != unsure {
 		return
 	}
 	gen := s.gen
@@ -106,7 +109,7 @@ func (s *sim) found1(addr runnel.Segment, there bool) {
 	s.note("%s has expired: %v", addr, !there)
 	switch {
 	case there:
-		sg.touch(clock())
+		sg.touch(s.now())
 	case len(sg.refs) > 0:
 		next := *sg
 		next.soft = true
@@ -155,12 +158,13 @@ func makeCreate(s *sim, r *rand.Rand) *call {
 	case 0:
 		o.TTL = time.Duration(8+r.IntN(60)) * time.Second
 	case 1:
-		o.ExpiresAt = clock().UTC().Add(time.Duration(1+r.IntN(60)) * time.Second)
+		o.ExpiresAt = s.now().at.Add(time.Duration(1+r.IntN(60)) * time.Second)
 	case 2:
 		o.Retention.Entries = uint64(1 + r.IntN(5))
 	case 3:
 		o.Retention.Bytes = uint64(100 + r.IntN(3000))
 	case 4:
+		s.catchUp()
 		o.Retention.Age = time.Duration(1+r.IntN(60)) * time.Second
 	}
 	for _, p := range o.Records {
@@ -173,7 +177,7 @@ func makeCreate(s *sim, r *rand.Rand) *call {
 	}
 	return &call{
 		what: fmt.Sprintf("create %s %s", addr, describe(o)), space: addr.Space, front: f,
-		stage: func(st state, op int, now time.Time) outcome {
+		stage: func(st state, op int, now moment) outcome {
 			out := st.create(op, now, addr, o)
 			if out.err == nil && !out.ok.Existed {
 				if s.born[addr] {
@@ -229,7 +233,7 @@ func appending(what string, addr runnel.Segment, f front, o runnel.AppendOptions
 	}
 	c := &call{
 		what: what + " " + short(payloads), space: addr.Space, names: []string{addr.Name}, front: f,
-		stage: func(st state, op int, now time.Time) outcome { return st.appendOne(op, now, addr, o, payloads) },
+		stage: func(st state, op int, now moment) outcome { return st.appendOne(op, now, addr, o, payloads) },
 		run:   func(ctx context.Context) (answer, error) { return f.append(ctx, addr, o, payloads) },
 	}
 	if o.Producer != nil {
@@ -318,7 +322,7 @@ func makeRetry(s *sim, r *rand.Rand) *call {
 	}
 	c := appending("retry "+again.addr.String(), again.addr, f, again.o, again.payloads)
 	stage := c.stage
-	c.stage = func(st state, op int, now time.Time) outcome {
+	c.stage = func(st state, op int, now moment) outcome {
 		out := stage(st, op, now)
 		if out.err == nil {
 			s.cover.hit(map[bool]string{true: "a producer's retry was recognised", false: "a producer's retry was stored"}[out.ok.Duplicate])
@@ -336,7 +340,7 @@ func makeCommit(s *sim, r *rand.Rand) *call {
 		addr := runnel.Segment{Space: first.Space, Name: name}
 		s.resolve(addr)
 		sg := s.spaces[first.Space].latest()[name]
-		if sg.verdict(clock()) != alive && r.IntN(8) > 0 || r.IntN(5) == 0 {
+		if sg.verdict(s.now()) != alive && r.IntN(8) > 0 || r.IntN(5) == 0 {
 			continue
 		}
 		w := runnel.Write{Segment: name, Records: recordsOf(s.payloads(r, typeOf(r, sg), 1+r.IntN(2)))}
@@ -369,7 +373,7 @@ func makeCommit(s *sim, r *rand.Rand) *call {
 	}
 	return &call{
 		what: "commit " + first.Space + what.String(), space: first.Space, names: names, front: f,
-		stage: func(st state, op int, now time.Time) outcome {
+		stage: func(st state, op int, now moment) outcome {
 			next, told, used, err := st.appendAll(op, now, first.Space, writes)
 			out := outcome{err: err, next: next, used: used}
 			if err == nil {
@@ -403,14 +407,14 @@ func makeDelete(s *sim, r *rand.Rand) *call {
 	f := s.front(r)
 	return &call{
 		what: "delete " + addr.String(), space: addr.Space, front: f,
-		stage: func(st state, _ int, now time.Time) outcome { return st.delete(now, addr) },
+		stage: func(st state, _ int, now moment) outcome { return st.delete(now, addr) },
 		run:   func(ctx context.Context) (answer, error) { return answer{}, f.delete(ctx, addr) },
 	}
 }
 
 // readable tells whether what a reader of a segment sees does not depend on how far its end has come.
 func (s *sim) readable(addr runnel.Segment) bool {
-	now := clock()
+	now := s.now()
 	h := s.spaces[addr.Space]
 	sg := h.base[addr.Name]
 	v := sg.verdict(now)
@@ -433,9 +437,9 @@ func makeRead(s *sim, r *rand.Rand) *call {
 		case 2, 3:
 			from = runnel.Sequence(r.IntN(int(sg.tail()) + 1))
 		case 4:
-			from = sg.earliest(clock())
+			from = sg.earliest(s.now())
 		case 5:
-			from = max(sg.earliest(clock()), 1) - 1
+			from = max(sg.earliest(s.now()), 1) - 1
 		}
 	}
 	what := fmt.Sprintf("read %s after %d", addr, from)
@@ -443,7 +447,7 @@ func makeRead(s *sim, r *rand.Rand) *call {
 		what = fmt.Sprintf("read %s at its tail", addr)
 	}
 	return s.reading(what, addr, f,
-		func(st state, now time.Time) outcome { return st.read(now, addr, from) },
+		func(st state, now moment) outcome { return st.read(now, addr, from) },
 		func(ctx context.Context) (answer, error) { return f.read(ctx, addr, from) })
 }
 
@@ -454,24 +458,23 @@ func makeStat(s *sim, r *rand.Rand) *call {
 	}
 	f := s.front(r)
 	return s.reading("stat "+addr.String(), addr, f,
-		func(st state, now time.Time) outcome {
+		func(st state, now moment) outcome {
 			_, sg, err := st.settle(addr, now)
 			if err != nil {
 				return refuse(nil, err)
 			}
-			info := sg.info(now)
-			return outcome{ok: answer{Info: &info}}
+			return outcome{ok: sg.told(now)}
 		},
 		func(ctx context.Context) (answer, error) { return f.stat(ctx, addr) })
 }
 
 // reading makes a call of a read. One that meets a segment whose time is over ends it, which is a write.
-func (s *sim) reading(what string, addr runnel.Segment, f front, predict func(state, time.Time) outcome, run func(context.Context) (answer, error)) *call {
+func (s *sim) reading(what string, addr runnel.Segment, f front, predict func(state, moment) outcome, run func(context.Context) (answer, error)) *call {
 	c := &call{what: what, space: addr.Space, front: f, run: run}
 	sg := s.spaces[addr.Space].base[addr.Name]
-	if v := sg.verdict(clock()); sg == nil || sg.soft || v == alive {
+	if v := sg.verdict(s.now()); sg == nil || sg.soft || v == alive {
 		c.reads = true
-		c.stage = func(st state, _ int, now time.Time) outcome {
+		c.stage = func(st state, _ int, now moment) outcome {
 			out := predict(st, now)
 			if out.err != nil && strings.Contains(out.err.Error(), "no longer retained") {
 				s.cover.hit("a read was told that what it asks for is not retained")
@@ -481,7 +484,7 @@ func (s *sim) reading(what string, addr runnel.Segment, f front, predict func(st
 		return c
 	}
 	s.cover.hit("a read met a segment whose time was over")
-	c.stage = func(st state, _ int, now time.Time) outcome {
+	c.stage = func(st state, _ int, now moment) outcome {
 		next, _, err := st.settle(addr, now)
 		return refuse(next, err)
 	}

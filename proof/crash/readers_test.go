@@ -61,10 +61,10 @@ func (f *feed) end(err error) {
 func makeFollow(s *sim, r *rand.Rand) *call {
 	addr, _ := s.where(r, true)
 	sg := s.spaces[addr.Space].base[addr.Name]
-	if len(s.readers) >= 6 || s.broken || sg.verdict(clock()) != alive || sg.ttl > 0 || !s.readable(addr) {
+	if len(s.readers) >= 6 || s.broken || sg.verdict(s.now()) != alive || sg.ttl > 0 || !s.readable(addr) {
 		return nil
 	}
-	from := sg.earliest(clock())
+	from := sg.earliest(s.now())
 	from += runnel.Sequence(r.IntN(int(sg.tail()-from) + 1))
 	x := &reader{kind: []string{"tail", "long-poll", "sse"}[r.IntN(3)], addr: addr, life: sg.life, last: sg, at: from}
 	s.note("follow %s after %d by %s", addr, from, x.kind)
@@ -247,7 +247,7 @@ func (s *sim) piece(x *reader, p piece) {
 	for i, e := range p.entries {
 		s.check(gaplessReader, string(e.Payload) == want[i].payload && e.Sequence == p.from+runnel.Sequence(i)+1,
 			"%s of %s got entry %d, %s, in place of %s", x.kind, x.addr, e.Sequence, short([]string{string(e.Payload)}), short([]string{want[i].payload}))
-		s.place(want[i], e.Position, e.Transaction)
+		s.place(want[i], e.Position, e.Transaction, e.Time)
 	}
 }
 
@@ -262,10 +262,10 @@ func (s *sim) ended(x *reader, same bool, err error) {
 	case err == nil:
 		ok = sg.closed && x.at == sg.tail() || x.kind != "tail"
 	case errors.Is(err, runnel.ErrNotFound), errors.Is(err, runnel.ErrSoftDeleted):
-		ok = !same || sg.verdict(clock()) != alive
+		ok = !same || sg.verdict(s.now()) != alive
 		s.cover.hit("what a live reader followed went away")
 	case errors.Is(err, runnel.ErrTrimmed):
-		ok = x.at < sg.earliest(clock())
+		ok = x.at < sg.earliest(s.now().last())
 		s.cover.hit("a live reader was overtaken by retention")
 	case errors.Is(err, runnel.ErrBeyondTail):
 		ok = !same && x.kind != "tail"
@@ -284,7 +284,7 @@ func (s *sim) parkReaders() {
 // resume lets a reader go on after a restart, if what it follows is still there.
 func (s *sim) resume(x *reader) bool {
 	sg := s.spaces[x.addr.Space].base[x.addr.Name]
-	if sg == nil || sg.life != x.life || sg.verdict(clock()) != alive {
+	if sg == nil || sg.life != x.life || sg.verdict(s.now()) != alive {
 		return false
 	}
 	s.check(keepsSeen, x.at <= sg.tail(), "%s of %s has seen %d entries, and there are %d", x.kind, x.addr, x.at, sg.tail())

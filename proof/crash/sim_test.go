@@ -78,6 +78,7 @@ type sim struct {
 	ctx     context.Context //nolint:containedctx // that of the clients of one generation
 	cancel  context.CancelFunc
 
+	wall    wall
 	spaces  map[string]*history
 	marks   *marks
 	flights []*flight
@@ -177,6 +178,15 @@ func (h *history) latest() state {
 	return h.base
 }
 
+// states are the durable one and those that were staged after it.
+func (h *history) states() []state {
+	all := []state{h.base}
+	for i := range h.staged {
+		all = append(all, h.staged[i].after)
+	}
+	return all
+}
+
 // advance makes operations durable.
 func (h *history) advance(upto int) {
 	if n := upto - h.first; n > 0 {
@@ -194,7 +204,7 @@ type call struct {
 	front front
 	// stage is what the model makes of it. The answer to a read is that of the durable state.
 	reads bool
-	stage func(st state, op int, now time.Time) outcome
+	stage func(st state, op int, now moment) outcome
 	run   func(ctx context.Context) (answer, error)
 	// retry is set for writes of producers, which may be repeated.
 	retry *retry
@@ -227,14 +237,8 @@ type result struct {
 }
 
 func (s *sim) note(format string, args ...any) {
-	s.lines = append(s.lines, fmt.Sprintf("%-12v ", clock().Sub(start()))+fmt.Sprintf(format, args...))
+	s.lines = append(s.lines, fmt.Sprintf("%-12v ", time.Since(start()))+fmt.Sprintf(format, args...))
 }
-
-// clock is the time in the form in which the log tells it.
-func clock() time.Time { return time.Now().UTC().Round(0) }
-
-// start is when every bubble begins.
-func start() time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 func (s *sim) rand(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
@@ -294,8 +298,10 @@ func (s *sim) step(r *rand.Rand) {
 		s.drain()
 	case n < 90:
 		s.cancelOne(r)
-	case n < 93:
+	case n < 92:
 		s.pass(time.Duration(1+r.IntN(40)) * time.Second)
+	case n < 93:
+		s.setClock(r)
 	case n < 95:
 		s.toggle()
 	case n < 97:
@@ -334,7 +340,7 @@ func (s *sim) begin(c *call) *flight {
 	s.ops++
 	f := &flight{call: c, op: s.ops, index: -1, late: s.broken, result: make(chan result, 1)}
 	h := s.spaces[c.space]
-	now := clock()
+	now := s.now()
 	st := h.latest()
 	if c.reads {
 		st = h.base
@@ -569,7 +575,7 @@ func (s *sim) remember(f *flight, a answer) {
 	}
 	if in := a.Info; in != nil {
 		if sg := f.of[in.Segment.Name]; sg != nil {
-			s.identify(sg.life, in.ID)
+			s.identify(sg.life, in)
 		}
 	}
 	for i, a := range append([]runnel.Appended{a.Appended}, a.More...) {
@@ -577,13 +583,15 @@ func (s *sim) remember(f *flight, a answer) {
 			continue
 		}
 		for j, e := range f.want.next[f.names[i]].entries[a.First-1:] {
-			s.place(e, a.Position+runnel.Position(j), 0)
+			s.place(e, a.Position+runnel.Position(j), 0, a.Time)
 		}
 	}
 }
 
-// identify keeps the id of an incarnation, which no other one of its space may have.
-func (s *sim) identify(l *life, id uint64) {
+// identify keeps the id of an incarnation, which no other one of its space may have, and when it was created.
+func (s *sim) identify(l *life, in *runnel.Info) {
+	id := in.ID
+	l.created, l.createdLate = in.Created, in.Created
 	if l.id == 0 {
 		for _, sg := range s.spaces[l.space].latest() {
 			s.check(noOldByte, sg.life == l || sg.id != id, "%s and %s have the same id %d", l.name, sg.name, id)
@@ -593,8 +601,13 @@ func (s *sim) identify(l *life, id uint64) {
 	s.check(noOldByte, l.id == id, "%s/%s was %d and is %d", l.space, l.name, l.id, id)
 }
 
-// place keeps where an entry is.
-func (s *sim) place(e *entry, position, together runnel.Position) {
+// place keeps where an entry is, and when.
+func (s *sim) place(e *entry, position, together runnel.Position, at time.Time) {
+	s.check(inOrder, !at.Before(e.time) && !at.After(e.late), "%s was written from %v through %v and says %v", short([]string{e.payload}), e.time, e.late, at)
+	if e.time != e.late && at.After(e.time) {
+		s.cover.hit("an entry got a time that the clock had gone back from")
+	}
+	e.time, e.late = at, at
 	if !e.seen {
 		e.seen, e.position = true, position
 	}
@@ -608,6 +621,9 @@ func (s *sim) place(e *entry, position, together runnel.Position) {
 // open starts a generation on what is on the disk. Power may fail while it starts.
 func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.gen++
+	if s.gen > 1 {
+		s.setClockOver(r)
+	}
 	memTable := []int{16, 32, 32, 64, 512}[r.IntN(5)] << 10
 	quiet := slog.New(slog.DiscardHandler)
 	for {
@@ -645,6 +661,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.door.onRotate = func() { s.cover.hit("a log file was begun under load") }
 	e, err := engine.Open(s.door, engine.Config{
 		TailCacheBytes: []int64{0, 1, 4000}[r.IntN(3)],
+		Now:            s.wall.read,
 		MaxSegments:    []int{0, -1}[r.IntN(2)], // the default, and none that is not in use
 		SweepInterval:  []time.Duration{time.Second, 10 * time.Second}[r.IntN(2)],
 		Logger:         quiet,

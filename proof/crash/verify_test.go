@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/runnelhq/runnel"
 )
@@ -40,7 +39,7 @@ func (s *sim) probe() {
 	for _, space := range spaceNames {
 		for _, name := range segmentNames {
 			sg := s.spaces[space].base[name]
-			if sg.verdict(clock()) != alive || sg.closed {
+			if sg.verdict(s.now()) != alive || sg.closed {
 				continue
 			}
 			payload := s.payloads(s.rand(0), sg.contentType, 1)
@@ -58,7 +57,7 @@ func (s *sim) probe() {
 }
 
 func (s *sim) verifySpace(h *history) {
-	now := clock()
+	now := s.now()
 	found := make(map[string]sight)
 	for _, name := range segmentNames {
 		found[name] = s.sight(runnel.Segment{Space: h.space, Name: name})
@@ -112,7 +111,7 @@ func (s *sim) sight(addr runnel.Segment) sight {
 }
 
 // explains returns in what a state is not what was found, empty if it is.
-func (s *sim) explains(st state, found map[string]sight, now time.Time) string {
+func (s *sim) explains(st state, found map[string]sight, now moment) string {
 	for _, name := range segmentNames {
 		if d := s.explainsOne(st[name], found[name], now); d != "" {
 			return name + ": " + d
@@ -121,7 +120,7 @@ func (s *sim) explains(st state, found map[string]sight, now time.Time) string {
 	return ""
 }
 
-func (s *sim) explainsOne(sg *segment, is sight, now time.Time) string {
+func (s *sim) explainsOne(sg *segment, is sight, now moment) string {
 	switch v := sg.verdict(now); {
 	case v == unsure && is.err != nil:
 		if errors.Is(is.err, runnel.ErrSoftDeleted) != (len(sg.refs) > 0) {
@@ -142,9 +141,11 @@ func (s *sim) explainsOne(sg *segment, is sight, now time.Time) string {
 	case is.err != nil:
 		return fmt.Sprintf("want %s, got %v", short(payloads(sg.entries)), is.err)
 	}
-	want := outcome{ok: answer{From: is.answer.From}}
-	info := sg.info(now)
-	want.ok.Info = &info
+	want := outcome{ok: sg.told(now)}
+	want.ok.From = is.answer.From
+	if at := is.answer.Info.Earliest; sg.retention.Age > 0 && at > want.ok.Info.Earliest && at <= sg.earliest(now.last()) {
+		want.ok.Info.Earliest = at // cut before the clock was set back
+	}
 	if at := int(is.answer.From); at <= len(sg.entries) {
 		want.ok.Payloads = payloads(sg.entries[at:])
 	}
@@ -160,7 +161,7 @@ func payloads(entries []*entry) []string {
 }
 
 // adopt goes on from what was found: the state after the first n operations that were not durable.
-func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now time.Time) {
+func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now moment) {
 	for i, op := range h.staged {
 		if op.flight == nil {
 			continue
@@ -195,7 +196,7 @@ func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now tim
 			continue
 		}
 		sg.touch(now)
-		s.identify(sg.life, is.answer.Info.ID)
+		s.identify(sg.life, is.answer.Info)
 		s.observe(sg, is.answer.From, is.answer.Entries)
 	}
 	s.ordered(h)
@@ -205,8 +206,7 @@ func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now tim
 func (s *sim) observe(sg *segment, from runnel.Sequence, entries []runnel.Entry) {
 	for i, got := range entries {
 		e := sg.entries[int(from)+i]
-		s.place(e, got.Position, got.Transaction)
-		s.check(inOrder, e.time.Equal(got.Time), "%s was written at %v and says %v", short([]string{e.payload}), e.time, got.Time)
+		s.place(e, got.Position, got.Transaction, got.Time)
 		if int(from)+i < sg.base {
 			s.check(inherits, string(got.Payload) == e.payload, "%s", short([]string{e.payload}))
 		}
@@ -241,7 +241,7 @@ func (s *sim) ordered(h *history) {
 }
 
 // blame says which invariant is broken by what was found.
-func (s *sim) blame(h *history, found map[string]sight, now time.Time) {
+func (s *sim) blame(h *history, found map[string]sight, now moment) {
 	whole := h.latest()
 	text := fmt.Sprintf("space %q\n  the durable state: %s\n  with all that was staged: %s", h.space, s.explains(h.base, found, now), s.explains(whole, found, now))
 	for _, op := range h.staged {
