@@ -2,7 +2,9 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -11,17 +13,23 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
-// table is what clients do. An operation is picked by its weight; make returns nil if there is nothing
-// to do it with now. What the model says of it is in the call, next to how it is done.
-var table = []struct {
-	name   string
+// operation is something that clients do.
+type operation struct {
+	name string
+	// weight is how often it is picked, beside the others. A profile may multiply it.
 	weight int
-	make   func(s *sim, r *rand.Rand) *call
-}{
+	// make prepares it, or returns nil if there is nothing to do it with now. What the model says of it is in
+	// the call, next to how it is done.
+	make func(s *sim, r *rand.Rand) *call
+}
+
+// operations are all that clients do.
+var operations = []operation{
 	{"create", 14, makeCreate},
 	{"append", 26, makeAppend},
 	{"produce", 18, makeProduce},
 	{"retry", 6, makeRetry},
+	{"take over", 3, makeTakeOver},
 	{"commit", 8, makeCommit},
 	{"close", 3, makeClose},
 	{"delete", 5, makeDelete},
@@ -40,13 +48,13 @@ var (
 // choose picks an operation.
 func (s *sim) choose(r *rand.Rand) *call {
 	sum := 0
-	for _, o := range table {
-		sum += o.weight
+	for i := range operations {
+		sum += s.profile.weight(&operations[i])
 	}
 	n := r.IntN(sum)
-	for _, o := range table {
-		if n -= o.weight; n < 0 {
-			return o.make(s, r)
+	for i := range operations {
+		if n -= s.profile.weight(&operations[i]); n < 0 {
+			return operations[i].make(s, r)
 		}
 	}
 	return nil
@@ -130,6 +138,7 @@ func (s *sim) payloads(r *rand.Rand, contentType string, n int) []string {
 		case k < 11:
 			size = 10000 + r.IntN(15000)
 		}
+		size = max(size, s.largeSize(r))
 		p := fmt.Sprintf("%d.%d|%s", s.ops+1, i, strings.Repeat("abcdefgh", size/8+1)[:size])
 		if isJSON(contentType) {
 			p = `"` + p + `"`
@@ -154,7 +163,7 @@ func makeCreate(s *sim, r *rand.Rand) *call {
 	if r.IntN(3) == 0 || o.Closed {
 		o.Records = recordsOf(s.payloads(r, o.ContentType, count(r, f, o.ContentType)))
 	}
-	switch r.IntN(12) {
+	switch s.profile.kind(r) {
 	case 0:
 		o.TTL = time.Duration(8+r.IntN(60)) * time.Second
 	case 1:
@@ -176,7 +185,7 @@ func makeCreate(s *sim, r *rand.Rand) *call {
 		o = runnel.CreateOptions{ContentType: have.contentType, TTL: have.ttl, ExpiresAt: have.expires, Retention: have.retention, Closed: have.closed}
 	}
 	return &call{
-		what: fmt.Sprintf("create %s %s", addr, describe(o)), space: addr.Space, front: f,
+		what: fmt.Sprintf("create %s %s", addr, describe(o)), space: addr.Space, names: []string{addr.Name}, front: f, largest: largest(payloadsOf(o.Records)),
 		stage: func(st state, op int, now moment) outcome {
 			out := st.create(op, now, addr, o)
 			if out.err == nil && !out.ok.Existed {
@@ -233,13 +242,22 @@ func appending(what string, addr runnel.Segment, f front, o runnel.AppendOptions
 	}
 	c := &call{
 		what: what + " " + short(payloads), space: addr.Space, names: []string{addr.Name}, front: f,
-		stage: func(st state, op int, now moment) outcome { return st.appendOne(op, now, addr, o, payloads) },
-		run:   func(ctx context.Context) (answer, error) { return f.append(ctx, addr, o, payloads) },
+		largest: largest(payloads),
+		stage:   func(st state, op int, now moment) outcome { return st.appendOne(op, now, addr, o, payloads) },
+		run:     func(ctx context.Context) (answer, error) { return f.append(ctx, addr, o, payloads) },
 	}
 	if o.Producer != nil {
 		c.retry = &retry{addr: addr, o: o, payloads: payloads}
 	}
 	return c
+}
+
+func largest(payloads []string) int {
+	most := 0
+	for _, p := range payloads {
+		most = max(most, len(p))
+	}
+	return most
 }
 
 func typeOf(r *rand.Rand, sg *segment) string {
@@ -332,6 +350,44 @@ func makeRetry(s *sim, r *rand.Rand) *call {
 	return c
 }
 
+// makeTakeOver lets a producer begin a new epoch while another process writes on in the old one, which does
+// not know yet.
+func makeTakeOver(s *sim, r *rand.Rand) *call {
+	addr, sg := s.where(r, true)
+	if sg == nil || sg.closed || len(sg.producers) == 0 || s.broken {
+		return nil
+	}
+	ids := slices.Sorted(maps.Keys(sg.producers))
+	id := ids[r.IntN(len(ids))]
+	known := sg.producers[id]
+	write := func(what string, epoch, seq uint64) *call {
+		f := s.front(r)
+		o := runnel.AppendOptions{ContentType: sg.contentType, Producer: &runnel.Producer{ID: id, Epoch: epoch, Seq: seq}}
+		return appending(what+" "+addr.String(), addr, f, o, s.payloads(r, o.ContentType, count(r, f, o.ContentType)))
+	}
+	if r.IntN(3) == 0 {
+		s.begin(write("produce", known.epoch, known.seq+1))
+	}
+	gen := s.gen
+	s.begin(write("take over", known.epoch+1, 0))
+	if r.IntN(3) == 0 {
+		s.begin(write("take over", known.epoch+1+uint64(r.IntN(2)), 0)) // so does a third
+	}
+	if s.gen != gen {
+		return nil // power has failed
+	}
+	c := write("fence", known.epoch, known.seq+1)
+	stage := c.stage
+	c.stage = func(st state, op int, now moment) outcome {
+		out := stage(st, op, now)
+		if errors.Is(out.err, runnel.ErrProducerFenced) {
+			s.cover.hit("a producer of an old epoch was fenced")
+		}
+		return out
+	}
+	return c
+}
+
 func makeCommit(s *sim, r *rand.Rand) *call {
 	first, _ := s.where(r, true)
 	var writes []runnel.Write
@@ -355,8 +411,10 @@ func makeCommit(s *sim, r *rand.Rand) *call {
 		if sg != nil && r.IntN(4) == 0 {
 			known, ok := sg.producers["m"]
 			w.Options.Producer = &runnel.Producer{ID: "m", Epoch: known.epoch}
-			if ok {
+			if ok && r.IntN(3) > 0 {
 				w.Options.Producer.Seq = known.seq + 1
+			} else {
+				w.Options.Producer.Seq = known.seq // once more
 			}
 		}
 		w.Options.Close = r.IntN(25) == 0
@@ -376,12 +434,17 @@ func makeCommit(s *sim, r *rand.Rand) *call {
 		stage: func(st state, op int, now moment) outcome {
 			next, told, used, err := st.appendAll(op, now, first.Space, writes)
 			out := outcome{err: err, next: next, used: used}
+			if errors.Is(err, runnel.ErrInvalid) {
+				s.cover.hit("a commit that repeats a part of what was written was refused")
+			}
 			if err == nil {
 				out.ok = told[0]
 				for _, a := range told[1:] {
 					out.ok.More = append(out.ok.More, a.Appended)
 				}
-				if len(told) > 1 {
+				if out.ok.Duplicate {
+					s.cover.hit("a commit was repeated whole")
+				} else if len(told) > 1 {
 					s.cover.hit("a commit of several segments was staged")
 				}
 			}
@@ -406,7 +469,7 @@ func makeDelete(s *sim, r *rand.Rand) *call {
 	addr, _ := s.where(r, true)
 	f := s.front(r)
 	return &call{
-		what: "delete " + addr.String(), space: addr.Space, front: f,
+		what: "delete " + addr.String(), space: addr.Space, names: []string{addr.Name}, front: f,
 		stage: func(st state, _ int, now moment) outcome { return st.delete(now, addr) },
 		run:   func(ctx context.Context) (answer, error) { return answer{}, f.delete(ctx, addr) },
 	}

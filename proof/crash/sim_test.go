@@ -78,6 +78,8 @@ type sim struct {
 	ctx     context.Context //nolint:containedctx // that of the clients of one generation
 	cancel  context.CancelFunc
 
+	profile *profile
+	large   int // bytes of large entries
 	wall    wall
 	spaces  map[string]*history
 	marks   *marks
@@ -187,6 +189,19 @@ func (h *history) states() []state {
 	return all
 }
 
+// since is the index of the operation that has left a segment as it is, -1 if that is durable.
+func (h *history) since(name string) int {
+	is := h.latest()[name]
+	n := len(h.staged)
+	for n > 0 && h.staged[n-1].after[name] == is {
+		n--
+	}
+	if n == 0 && h.base[name] == is {
+		return -1
+	}
+	return h.first + n
+}
+
 // advance makes operations durable.
 func (h *history) advance(upto int) {
 	if n := upto - h.first; n > 0 {
@@ -203,9 +218,10 @@ type call struct {
 	names []string // of the segments written, in the order of the answers
 	front front
 	// stage is what the model makes of it. The answer to a read is that of the durable state.
-	reads bool
-	stage func(st state, op int, now moment) outcome
-	run   func(ctx context.Context) (answer, error)
+	reads   bool
+	largest int // bytes of the largest entry that it brings
+	stage   func(st state, op int, now moment) outcome
+	run     func(ctx context.Context) (answer, error)
 	// retry is set for writes of producers, which may be repeated.
 	retry *retry
 	fork  bool
@@ -225,6 +241,7 @@ type flight struct {
 	want      outcome
 	of        state // that the answer is about
 	index     int   // of the operation in the space's history, -1 if it changes nothing
+	rests     int   // index of the operation that the answer of one that changes nothing rests on, -1 for none
 	late      bool  // the disk had failed before it was started
 	cancelled bool
 	cancel    context.CancelFunc
@@ -259,6 +276,7 @@ func (s *sim) run() {
 	for _, space := range spaceNames {
 		s.spaces[space] = &history{space: space}
 	}
+	s.drawProfile(s.rand(1 << 43))
 	s.open(s.rand(1<<40), vfs.NewCrashableMem())
 	for i := range s.steps {
 		if !s.skip[i] {
@@ -338,7 +356,7 @@ func (s *sim) start(r *rand.Rand) {
 
 func (s *sim) begin(c *call) *flight {
 	s.ops++
-	f := &flight{call: c, op: s.ops, index: -1, late: s.broken, result: make(chan result, 1)}
+	f := &flight{call: c, op: s.ops, index: -1, rests: -1, late: s.broken, result: make(chan result, 1)}
 	h := s.spaces[c.space]
 	now := s.now()
 	st := h.latest()
@@ -359,6 +377,10 @@ func (s *sim) begin(c *call) *flight {
 		h.staged = append(h.staged, staged{f, f.want.next})
 		if !c.fork { // whose second commit is staged when the first one is durable
 			s.marks.stage(c.space, h.total())
+		}
+	} else if !c.reads && (f.want.err == nil || len(c.names) == 1) {
+		for _, name := range c.names {
+			f.rests = max(f.rests, h.since(name))
 		}
 	}
 	s.flights = append(s.flights, f)
@@ -529,6 +551,10 @@ func (s *sim) answered(f *flight, r result) {
 		durable = true
 	}
 	s.check(durableFirst, durable, "%d %s was answered before it was durable", f.op, f.what)
+	s.check(durableFirst, f.rests < s.spaces[f.space].first, "%d %s was answered before what the answer rests on was durable", f.op, f.what)
+	if errors.Is(f.want.err, runnel.ErrTailMoved) {
+		s.cover.hit("an append was refused for its expected sequence")
+	}
 	s.note("%d answered%s", f.op, told(f.want))
 	s.cover.hit("op: " + firstWord(f.what) + outcomeWord(f.want))
 	s.remember(f, r.answer)
@@ -737,6 +763,13 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 		if len(h.staged) > 0 {
 			s.cover.hit("power failed with writes staged and not durable")
 			break
+		}
+	}
+	for _, f := range s.flights {
+		if f.largest >= fragmentBytes {
+			s.cover.hit("power failed while an entry of several fragments was written")
+		} else if f.largest >= runBytes {
+			s.cover.hit("power failed while a large entry was written")
 		}
 	}
 	for _, f := range s.flights {
