@@ -31,6 +31,7 @@ var (
 	gaplessReader = invariant("a live reader gets every entry once and in order")
 	bothAgree     = invariant("Go and HTTP show the same")
 
+	listsAll    = invariant("a listing shows what is there, in order, and nothing else")
 	alwaysOpens = invariant("a disk that lost power can be opened")
 )
 

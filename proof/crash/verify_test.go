@@ -29,6 +29,7 @@ func (s *sim) verify() {
 			}
 		}
 	}
+	s.verifyList()
 	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool { return !s.resume(x) })
 	s.settle()
 	s.probe()
