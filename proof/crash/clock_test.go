@@ -52,6 +52,8 @@ func (s *sim) setClock(r *rand.Rand) {
 	if r.IntN(3) > 0 {
 		d = -d
 		s.cover.hit("the clock was set back")
+	} else {
+		s.jumped = true
 	}
 	s.wall.offset.Add(int64(d))
 	s.note("the clock is set by %v, to %v", d, s.now().at.Sub(start()))
@@ -74,7 +76,7 @@ func (s *sim) setClockOver(r *rand.Rand) {
 				if now.at.Before(sg.low) {
 					sg.low = now.at
 				}
-				sg.sure = sg.low
+				sg.sure, sg.waited = sg.low, time.Time{}
 			}
 		}
 	}

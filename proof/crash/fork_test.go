@@ -21,7 +21,7 @@ func makeFork(s *sim, r *rand.Rand) *call {
 		return nil
 	}
 	from = s.spaces[source.Space].base[source.Name]
-	if from.verdict(s.now()) != alive || from.ttl > 0 || !from.expires.IsZero() || s.murky(from) {
+	if from.verdict(s.now()) != alive || s.murky(from) {
 		return nil
 	}
 	if to := s.spaces[addr.Space].latest()[addr.Name]; to.verdict(s.now()) == unsure || to != nil && s.murky(to) {
@@ -49,6 +49,12 @@ func makeFork(s *sim, r *rand.Rand) *call {
 	}
 	if r.IntN(4) == 0 {
 		o.Retention.Entries = uint64(1 + r.IntN(6))
+	}
+	switch s.profile.kind(r) {
+	case 0:
+		o.TTL = time.Duration(8+r.IntN(60)) * time.Second
+	case 1:
+		o.ExpiresAt = s.now().at.Add(time.Duration(1+r.IntN(60)) * time.Second)
 	}
 	now := s.now()
 	st := s.spaces[addr.Space].latest()
@@ -137,6 +143,9 @@ func (sg *segment) fork(op int, now moment, addr runnel.Segment, o runnel.Create
 		space: addr.Space, name: addr.Name, born: op, contentType: sg.contentType, created: now.at, createdLate: now.latest, retention: keep,
 		source: sg.life, base: base, floor: min(earliest, runnel.Sequence(base)), low: now.at, high: now.latest, sure: now.at,
 	}
+	if l.ttl, l.expires = o.TTL, o.ExpiresAt; o.TTL == 0 && o.ExpiresAt.IsZero() {
+		l.ttl, l.expires = sg.ttl, sg.expires
+	}
 	fork = &segment{life: l, entries: added(sg.entries[:base], op, now, append(partial, payloadsOf(o.Records)...))}
 	next := *sg
 	next.refs = append(slices.Clip(sg.refs), l)
@@ -169,7 +178,21 @@ func (s *sim) holds(l *life) bool {
 		return false
 	}
 	fork := s.spaces[l.space].latest()[l.name]
-	return !fork.soft || slices.ContainsFunc(fork.refs, s.holds)
+	switch fork.verdict(s.now()) {
+	case alive:
+		return true
+	case held:
+		return slices.ContainsFunc(fork.refs, s.holds)
+	}
+	return false
+}
+
+// lost tells whether a fork has no claim for certain: it never was, or is no more.
+func (s *sim) lost(l *life) bool {
+	if certainly, _ := s.there(l); !certainly {
+		return true
+	}
+	return s.spaces[l.space].latest()[l.name].verdict(s.now()) == gone
 }
 
 // orphaned tells whether a claim is left of a fork that never came to be.
@@ -194,36 +217,49 @@ func (s *sim) reclaim(sg *segment) {
 	}
 	s.setGate(false)
 	s.note("claims of forks that are gone are taken back")
-	for again := true; again && !s.broken; {
+	for tries, again := 0, true; again && !s.broken; tries++ {
+		s.check(itRuns, tries < 20, "claims are never taken back")
 		gen := s.gen
 		s.catchUp()
+		lost := make(map[*life]bool)
+		for _, h := range s.spaces {
+			for _, sg := range h.base {
+				for _, l := range sg.refs {
+					lost[l] = s.lost(l)
+				}
+			}
+		}
 		s.pass(100 * time.Second)
 		if s.gen != gen {
 			continue // power failed at the end of it, and the time begins again
 		}
-		again = false
-		for _, h := range s.spaces {
-			for name, sg := range h.base {
-				if !s.murky(sg) {
-					continue
-				}
-				if sg.orphaned(s) {
-					s.cover.hit("an orphaned claim of a fork was reclaimed")
-				}
-				next := *sg
-				next.refs = slices.DeleteFunc(slices.Clone(sg.refs), func(l *life) bool {
-					certainly, _ := s.there(l)
-					return !certainly
-				})
-				again = true
-				if h.base = h.base.with(&next); next.soft && len(next.refs) == 0 {
-					s.cover.hit("a deleted source went with its last fork")
-					h.base = h.base.without(name)
-					_, err := s.fronts[0].stat(s.ctx, sg.addr())
-					s.check(inherits, errors.Is(err, runnel.ErrNotFound), "%s is only claimed by forks that are gone, and still there: %v", sg.addr(), err)
-				}
+		again = s.takeBack(lost)
+	}
+	s.setGate(gated)
+}
+
+// takeBack ends the claims of forks that have been lost for long, and tells whether there are more.
+func (s *sim) takeBack(lost map[*life]bool) (more bool) {
+	for _, space := range spaceNames {
+		h := s.spaces[space]
+		for _, name := range segmentNames {
+			sg := h.base[name]
+			if !s.murky(sg) {
+				continue
+			}
+			if sg.orphaned(s) {
+				s.cover.hit("an orphaned claim of a fork was reclaimed")
+			}
+			next := *sg
+			next.refs = slices.DeleteFunc(slices.Clone(sg.refs), func(l *life) bool { return lost[l] })
+			more = true
+			if h.base = h.base.with(&next); next.soft && len(next.refs) == 0 {
+				s.cover.hit("a deleted source went with its last fork")
+				h.base = h.base.without(name)
+				_, err := s.fronts[0].stat(s.ctx, sg.addr())
+				s.check(inherits, errors.Is(err, runnel.ErrNotFound), "%s is only claimed by forks that are gone, and still there: %v", sg.addr(), err)
 			}
 		}
 	}
-	s.setGate(gated)
+	return more
 }

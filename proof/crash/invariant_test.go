@@ -32,6 +32,7 @@ var (
 	bothAgree     = invariant("Go and HTTP show the same")
 
 	listsAll    = invariant("a listing shows what is there, in order, and nothing else")
+	livesOn     = invariant("a segment does not expire while it is used or waited for")
 	alwaysOpens = invariant("a disk that lost power can be opened")
 )
 

@@ -43,6 +43,9 @@ type life struct {
 	// The last read or write that slides the TTL is between low and high; sure is what a crash leaves of
 	// low. Out of memory and back, a segment may live longer by an eighth of its TTL, at most a minute.
 	low, high, sure time.Time
+	// waited is when somebody waited for entries last, which is as good as a read, but is written down only
+	// now and then.
+	waited time.Time
 
 	source *life // of a fork
 	base   int   // inherited entries
@@ -104,7 +107,7 @@ func (sg *segment) verdict(now moment) verdict {
 	if sg.ttl > 0 {
 		slack := min(sg.ttl/8, time.Minute)
 		over = over || !now.at.Before(sg.high.Add(slack+sg.ttl))
-		perhaps = perhaps || !now.latest.Before(sg.low.Add(sg.ttl))
+		perhaps = perhaps || !now.latest.Before(sg.low.Add(sg.ttl)) && !now.latest.Before(sg.waited.Add(sg.ttl))
 	}
 	switch {
 	case !perhaps:
@@ -116,6 +119,9 @@ func (sg *segment) verdict(now moment) verdict {
 	}
 	return gone
 }
+
+// forget leaves of the last use what storage knows for certain.
+func (l *life) forget() { l.low, l.waited = l.sure, time.Time{} }
 
 // touch renews the TTL.
 func (l *life) touch(now moment) {

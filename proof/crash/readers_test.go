@@ -61,7 +61,7 @@ func (f *feed) end(err error) {
 func makeFollow(s *sim, r *rand.Rand) *call {
 	addr, _ := s.where(r, true)
 	sg := s.spaces[addr.Space].base[addr.Name]
-	if len(s.readers) >= 6 || s.broken || sg.verdict(s.now()) != alive || sg.ttl > 0 || !s.readable(addr) {
+	if len(s.readers) >= 6 || s.broken || sg.verdict(s.now()) != alive || !s.readable(addr) {
 		return nil
 	}
 	from := sg.earliest(s.now())
@@ -262,8 +262,13 @@ func (s *sim) ended(x *reader, same bool, err error) {
 	case err == nil:
 		ok = sg.closed && x.at == sg.tail() || x.kind != "tail"
 	case errors.Is(err, runnel.ErrNotFound), errors.Is(err, runnel.ErrSoftDeleted):
-		ok = !same || sg.verdict(s.now()) != alive
+		over := sg.verdict(s.now()) != alive
+		ok = !same || over
 		s.cover.hit("what a live reader followed went away")
+		if same && over {
+			s.cover.hit("what a live reader followed expired")
+		}
+		s.check(livesOn, ok || sg.ttl == 0, "%s of %s was there, and it is gone: %v", x.kind, x.addr, err)
 	case errors.Is(err, runnel.ErrTrimmed):
 		ok = x.at < sg.earliest(s.now().last())
 		s.cover.hit("a live reader was overtaken by retention")
@@ -271,6 +276,26 @@ func (s *sim) ended(x *reader, same bool, err error) {
 		ok = !same && x.kind != "tail"
 	}
 	s.check(gaplessReader, ok, "%s of %s ended at %d of %d: %v", x.kind, x.addr, x.at, sg.tail(), err)
+}
+
+// keepAlive notes that the TTL of what live readers follow does not run out.
+func (s *sim) keepAlive() {
+	now := s.now()
+	for _, x := range s.readers {
+		if x.feed == nil || x.life.ttl == 0 || s.broken {
+			continue
+		}
+		if l := x.life; now.at.After(l.waited) {
+			s.check(livesOn, true, "")
+			l.waited = now.at
+			if now.at.Sub(l.low) > l.ttl {
+				s.cover.hit("a live reader kept a segment from expiring")
+			}
+		}
+		if now.latest.After(x.life.high) {
+			x.life.high = now.latest
+		}
+	}
 }
 
 // parkReaders ends what live readers read from. What they got and nobody has looked at is not theirs.

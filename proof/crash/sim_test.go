@@ -81,6 +81,7 @@ type sim struct {
 	profile *profile
 	large   int // bytes of large entries
 	wall    wall
+	jumped  bool // the clock was set forward in this generation: those who wait are late to say that they do
 	spaces  map[string]*history
 	marks   *marks
 	flights []*flight
@@ -416,7 +417,9 @@ func (s *sim) drain() {
 	}
 	for _, h := range s.spaces {
 		for _, sg := range h.latest() {
-			sg.sure = sg.low
+			if sg.sure = sg.low; !s.jumped && sg.waited.After(sg.sure) {
+				sg.sure = sg.waited
+			}
 		}
 	}
 }
@@ -483,6 +486,7 @@ func (s *sim) settle() {
 	}
 	s.collect()
 	s.look()
+	s.keepAlive()
 }
 
 // collect takes the answers that have come.
@@ -700,7 +704,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
 	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.broken, s.armed, s.forking = false, false, false
+	s.broken, s.armed, s.forking, s.jumped = false, false, false, false
 	s.flights = nil
 	s.gated = false
 }
@@ -739,6 +743,9 @@ func (s *sim) restart(r *rand.Rand) {
 	}
 	s.note("restart")
 	s.cover.hit("clean restart")
+	for _, x := range s.readers {
+		x.life.touch(s.now()) // as the last thing that it does
+	}
 	s.parkReaders()
 	s.cancel()
 	synctest.Wait()
@@ -784,11 +791,10 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 		s.cover.hit("a log with a torn end was recovered")
 	}
 	for _, h := range s.spaces {
-		for _, sg := range h.latest() {
-			sg.low = sg.sure
-		}
-		for _, sg := range h.base {
-			sg.low = sg.sure
+		for _, st := range h.states() {
+			for _, sg := range st {
+				sg.forget()
+			}
 		}
 	}
 	s.open(r, mem)

@@ -124,7 +124,7 @@ func (s *sim) explains(st state, found map[string]sight, now moment) string {
 func (s *sim) explainsOne(sg *segment, is sight, now moment) string {
 	switch v := sg.verdict(now); {
 	case v == unsure && is.err != nil:
-		if errors.Is(is.err, runnel.ErrSoftDeleted) != (len(sg.refs) > 0) {
+		if soft := errors.Is(is.err, runnel.ErrSoftDeleted); soft && len(sg.refs) == 0 || !soft && len(sg.refs) > 0 && !s.murky(sg) {
 			return fmt.Sprintf("it may have expired, got %v", is.err)
 		}
 		return ""
@@ -184,23 +184,38 @@ func (s *sim) adopt(h *history, n int, st state, found map[string]sight, now mom
 	for _, name := range segmentNames {
 		is, sg := found[name], st[name]
 		if is.err != nil {
-			if sg != nil && sg.soft && errors.Is(is.err, runnel.ErrNotFound) {
-				s.cover.hit("a deleted source went with its last fork")
-				h.base = h.base.without(name)
-				continue
-			}
-			if sg.verdict(now) == unsure {
-				s.found1(runnel.Segment{Space: h.space, Name: name}, false)
-			} else if sg != nil {
-				h.base, _, _ = h.base.settle(runnel.Segment{Space: h.space, Name: name}, now)
-			}
+			s.gone(h, sg, is.err)
 			continue
+		}
+		if src := sg.source; src != nil && sg.base > 0 {
+			if kept := s.spaces[src.space].base[src.name]; kept == nil || kept.life != src || kept.verdict(now) != alive {
+				s.cover.hit("a fork of a deleted source was read")
+			}
+			if src.source != nil {
+				s.cover.hit("a fork of a fork was read")
+			}
 		}
 		sg.touch(now)
 		s.identify(sg.life, is.answer.Info)
 		s.observe(sg, is.answer.From, is.answer.Entries)
 	}
 	s.ordered(h)
+}
+
+// gone notes that a segment was found not to be there.
+func (s *sim) gone(h *history, sg *segment, err error) {
+	switch {
+	case sg == nil:
+	case errors.Is(err, runnel.ErrNotFound):
+		if sg.soft {
+			s.cover.hit("a deleted source went with its last fork")
+		}
+		h.base = h.base.without(sg.name)
+	default:
+		next := *sg
+		next.soft = true
+		h.base = h.base.with(&next)
+	}
 }
 
 // observe keeps the places of entries that were read.
