@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -28,6 +27,7 @@ type reader struct {
 
 	cancel context.CancelFunc
 	feed   *feed
+	client *client // of one that takes its time
 }
 
 // feed is what a reader has got and nobody has looked at yet.
@@ -36,6 +36,14 @@ type feed struct {
 	pieces []piece
 	over   bool // the reader has come to an end, by itself
 	err    error
+	met    []string
+}
+
+// meet notes something for the coverage.
+func (f *feed) meet(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.met = append(f.met, what)
 }
 
 // piece is what a reader got at once: the entries after one place and up to another.
@@ -66,7 +74,7 @@ func makeFollow(s *sim, r *rand.Rand) *call {
 	}
 	from := sg.earliest(s.now())
 	from += runnel.Sequence(r.IntN(int(sg.tail()-from) + 1))
-	x := &reader{kind: []string{"tail", "long-poll", "sse"}[r.IntN(3)], addr: addr, life: sg.life, last: sg, at: from}
+	x := &reader{kind: []string{"tail", "long-poll", "sse", "slow sse"}[r.IntN(4)], addr: addr, life: sg.life, last: sg, at: from}
 	s.note("follow %s after %d by %s", addr, from, x.kind)
 	s.readers = append(s.readers, x)
 	s.follow(x)
@@ -86,7 +94,11 @@ func (s *sim) follow(x *reader) {
 	case "long-poll":
 		go func() { f.end(poll(ctx, h, addr, at, f)) }()
 	default:
-		go func() { f.end(events(ctx, h, addr, at, contentType, f)) }()
+		if x.kind == "slow sse" {
+			x.client = newClient(200)
+		}
+		c := x.client
+		go func() { f.end(events(ctx, h, addr, at, contentType, c, f)) }()
 	}
 }
 
@@ -114,6 +126,9 @@ func poll(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Se
 		if err != nil {
 			return err
 		}
+		if w.Code == http.StatusNoContent && ctx.Err() == nil {
+			f.meet("a long-poll timed out")
+		}
 		if w.Code == http.StatusOK && next > at {
 			f.add(piece{from: at, to: next, text: w.Body.String()})
 		}
@@ -124,48 +139,13 @@ func poll(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Se
 	return ctx.Err()
 }
 
-// eventStream is where a handler writes events to.
-type eventStream struct {
-	header http.Header
-	code   int
-	rest   []byte
-	event  func(name, data string)
-}
-
-func (w *eventStream) Header() http.Header  { return w.header }
-func (w *eventStream) WriteHeader(code int) { w.code = code }
-func (w *eventStream) Flush()               {}
-
-func (w *eventStream) Write(p []byte) (int, error) {
-	w.rest = append(w.rest, p...)
-	for w.code == http.StatusOK {
-		one, rest, ok := bytes.Cut(w.rest, []byte("\n\n"))
-		if !ok {
-			break
-		}
-		w.rest = rest
-		var name string
-		var data []string
-		for line := range strings.SplitSeq(string(one), "\n") {
-			if v, ok := strings.CutPrefix(line, "event: "); ok {
-				name = v
-			}
-			if v, ok := strings.CutPrefix(line, "data:"); ok {
-				data = append(data, strings.TrimPrefix(v, " "))
-			}
-		}
-		w.event(name, strings.Join(data, "\n"))
-	}
-	return len(p), nil
-}
-
-func events(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Sequence, contentType string, f *feed) error {
+func events(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.Sequence, contentType string, c *client, f *feed) error {
 	closed := false
 	for ctx.Err() == nil && !closed {
 		r := httptest.NewRequestWithContext(ctx, "GET", prefix+addr.Path()+"?live=sse&offset="+at.Offset(), nil)
 		var text string
 		var broken error
-		w := &eventStream{header: make(http.Header), code: http.StatusOK}
+		w := &eventStream{header: make(http.Header), code: http.StatusOK, client: c}
 		w.event = func(name, data string) {
 			switch name {
 			case wire.EventData:
@@ -189,7 +169,9 @@ func events(ctx context.Context, h http.Handler, addr runnel.Segment, at runnel.
 				at, text, closed = next, "", closed || c.StreamClosed
 			}
 		}
-		h.ServeHTTP(w, r)
+		if serve(h, w, r) && ctx.Err() == nil {
+			f.meet("a slow reader was dropped, and came back")
+		}
 		if broken != nil {
 			return fmt.Errorf("an event cannot be read: %w", broken)
 		}
@@ -213,6 +195,10 @@ func (s *sim) look() {
 		x.feed.mu.Lock()
 		pieces, over, err := x.feed.pieces, x.feed.over, x.feed.err
 		x.feed.pieces = nil
+		for _, what := range x.feed.met {
+			s.cover.hit(what)
+		}
+		x.feed.met = nil
 		x.feed.mu.Unlock()
 		sg := s.spaces[x.addr.Space].base[x.addr.Name]
 		same := sg != nil && sg.life == x.life
@@ -302,8 +288,21 @@ func (s *sim) keepAlive() {
 func (s *sim) parkReaders() {
 	for _, x := range s.readers {
 		x.cancel()
+		if x.client != nil {
+			x.client.hangUp()
+		}
 		x.feed = nil
 	}
+}
+
+// readSlowly lets those who take their time take some more.
+func (s *sim) readSlowly(r *rand.Rand) {
+	for _, x := range s.readers {
+		if x.client != nil && r.IntN(2) == 0 {
+			x.client.take(1 + r.IntN(1<<(4+r.IntN(14))))
+		}
+	}
+	s.settle()
 }
 
 // resume lets a reader go on after a restart, if what it follows is still there.

@@ -200,6 +200,9 @@ func (h *history) since(name string) int {
 	if n == 0 && h.base[name] == is {
 		return -1
 	}
+	if f := h.staged[n].flight; f != nil && f.want.err != nil {
+		return -1 // it has expired, which may have been written down before anybody asked
+	}
 	return h.first + n
 }
 
@@ -347,6 +350,9 @@ func (s *sim) start(r *rand.Rand) {
 	}
 	if r.IntN(4) > 0 {
 		s.pass(time.Millisecond)
+	}
+	if r.IntN(4) == 0 {
+		s.readSlowly(r)
 	}
 	c := s.choose(r)
 	if c == nil {
@@ -701,7 +707,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	if s.variant.log != nil {
 		s.log = s.variant.log(e)
 	}
-	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, KeepConnections: true, Logger: quiet})
+	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, ProgressTimeout: 3 * time.Second, KeepConnections: true, Logger: quiet})
 	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.broken, s.armed, s.forking, s.jumped = false, false, false, false
