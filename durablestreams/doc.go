@@ -58,7 +58,8 @@
 //     would hide what comes next; reads from offset=now, HEAD, long-polls without data and errors are
 //     no-store; SSE is no-cache.
 //   - The ETag names incarnation, with the time of its creation, place, tail and closure. If-None-Match may be a list, weak, or a star, and
-//     is answered with 304 on HEAD too.
+//     is answered with 304 on HEAD too. SSE carries a weak one, whose first part tells a client that comes
+//     back whether the stream is still the same.
 //   - A long-poll waits up to [Config].LongPollTimeout. The query parameter timeout, in whole seconds,
 //     shortens that; it never lengthens it.
 //   - Stream-Cursor is the number of 20-second intervals since 9 October 2024, and always greater than the

@@ -39,6 +39,9 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	c := codecOf(v.ContentType)
 	header[wire.HeaderContentType] = valueEvents
 	header[wire.HeaderCacheControl] = valueNoCache
+	// A client that comes back sees whether the stream is still the one that its offset is of. The tag is a
+	// weak one, because what follows differs from response to response.
+	header[wire.HeaderETag] = []string{"W/" + entityTag(v.Info, v.From)}
 	header[headerBuffering] = valueNo
 	if c == codecBinary {
 		header[wire.HeaderSSEDataEncoding] = valueBase64
@@ -49,7 +52,7 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 		return nil
 	}
 	if err := h.enter(); err != nil {
-		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderSSEDataEncoding, headerBuffering} {
+		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderETag, wire.HeaderSSEDataEncoding, headerBuffering} {
 			delete(header, name)
 		}
 		return err

@@ -123,12 +123,10 @@ func (p *pages) openOnce() error {
 	if err != nil {
 		return err
 	}
-	id := streamID(resp.Header)
-	if p.id != "" && id != "" && id != p.id {
+	if err := sameStream(&p.id, resp.Header); err != nil {
 		_ = resp.Body.Close()
-		return &finalError{fmt.Errorf("dsclient: the stream was replaced by another one of its name during the read: %w", runnel.ErrNotFound)}
+		return err
 	}
-	p.id = id
 	// Data at an offset never changes, so a page that is asked for again begins with the same bytes.
 	if _, err := io.CopyN(io.Discard, resp.Body, p.got); err != nil {
 		_ = resp.Body.Close()
@@ -140,6 +138,19 @@ func (p *pages) openOnce() error {
 	p.closed = isTrue(resp.Header, wire.HeaderClosed)
 	// A server that gives no way forward has no more to give.
 	p.upToDate = p.closed || isTrue(resp.Header, wire.HeaderUpToDate) || p.next == "" || p.next == p.at
+	return nil
+}
+
+// sameStream returns an error if the header of an answer names another stream than id, which the first
+// answer that names one sets.
+func sameStream(id *string, h http.Header) error {
+	is := streamID(h)
+	if *id != "" && is != "" && is != *id {
+		return &finalError{fmt.Errorf("dsclient: the stream was replaced by another one of its name: %w", runnel.ErrNotFound)}
+	}
+	if is != "" {
+		*id = is
+	}
 	return nil
 }
 

@@ -72,7 +72,7 @@ func (b Batch) Messages() iter.Seq2[[]byte, error] {
 // Tail yields what a stream holds after a place, and then what is appended, in order and once, until the
 // stream is closed, ctx ends, or the loop is left. When a connection ends or fails it goes on from the last
 // batch over another one, as long as it takes: only a refusal that will stay one ends it with an error, a
-// deleted stream for example. The end of ctx is an error too.
+// deleted stream for example, even if another one has its name by then. The end of ctx is an error too.
 //
 // Server-sent events cannot tell CR, LF and CRLF apart, so a tail of a text stream has LF for all of them,
 // unless it is a LongPoll. Other content types come as they were written.
@@ -127,6 +127,7 @@ type tail struct {
 	yield   func(Batch, error) bool
 
 	at       Offset
+	id       string // which stream of the name this is, as far as the server tells
 	cursor   string
 	upToDate bool
 	batches  int // batches with data so far
@@ -167,6 +168,11 @@ func (t *tail) request(ctx context.Context, live string) (resp *http.Response, a
 	}
 	resp, err = t.client.do(ctx, request{method: http.MethodGet, stream: t.stream, query: query})
 	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	if err := sameStream(&t.id, resp.Header); err != nil {
+		_ = resp.Body.Close()
 		done()
 		return nil, nil, nil, err
 	}

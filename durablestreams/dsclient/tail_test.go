@@ -243,3 +243,55 @@ func TestMalformedEventsEndATail(t *testing.T) {
 		server.Close()
 	}
 }
+
+func TestATailDoesNotGoOnInAnotherStreamOfItsName(t *testing.T) {
+	for _, longPoll := range []bool{false, true} {
+		c := newClient(t)
+		create(t, c, "a", "")
+		appendTo(t, c, "a", "old")
+		var requests atomic.Int64
+		reader := &dsclient.Client{Base: c.Base, Backoff: fast, HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if requests.Add(1) == 2 {
+				if err := c.Delete(t.Context(), "a"); err != nil {
+					t.Error(err)
+				}
+				create(t, c, "a", "")
+				appendTo(t, c, "a", "new 1")
+				appendTo(t, c, "a", "new 2")
+			}
+			resp, err := http.DefaultTransport.RoundTrip(r)
+			if err == nil && requests.Load() == 1 && !longPoll {
+				resp.Body = &cutAfterEvent{ReadCloser: resp.Body}
+			}
+			return resp, err
+		})}}
+		var got []string
+		var ended error
+		for batch, err := range reader.Tail(t.Context(), "a", dsclient.Start, dsclient.TailOptions{LongPoll: longPoll}) {
+			if ended = err; err == nil {
+				got = append(got, string(batch.Data))
+			}
+			if len(got) > 1 {
+				break
+			}
+		}
+		if strings.Join(got, "|") != "old" || !errors.Is(ended, runnel.ErrNotFound) {
+			t.Errorf("longPoll=%t: got %q, ended with %v", longPoll, got, ended)
+		}
+	}
+}
+
+// cutAfterEvent is a body that breaks after a control event.
+type cutAfterEvent struct {
+	io.ReadCloser
+	got []byte
+}
+
+func (c *cutAfterEvent) Read(b []byte) (int, error) {
+	if _, id, ok := bytes.Cut(c.got, []byte("\nid:")); ok && bytes.Contains(id, []byte("\n\n")) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.ReadCloser.Read(b)
+	c.got = append(c.got, b[:n]...)
+	return n, err
+}
