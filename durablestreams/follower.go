@@ -23,7 +23,7 @@ type follower struct {
 	hub    *hub
 	out    outlet
 	at     runnel.Sequence
-	level  runnel.Sequence // the tail when the reader began: from there on it has missed nothing
+	level  runnel.Sequence // the tail when the reader began: before it nothing may call it up to date
 	begun  bool            // it has had its first event
 	cursor cursor          // no event may have a lesser one
 	ends   time.Time       // zero for never
@@ -62,6 +62,10 @@ func (f *follower) serve(ctx context.Context, v runnel.View) error {
 			return errOver
 		}
 		next := f.hub.next(f.at)
+		if f.at < f.level && !next.ended {
+			// The hub's frames may say that they reach the tail, and have done so before the reader began.
+			next.frames, next.read = nil, max(next.read, f.level)
+		}
 		switch {
 		case len(next.frames) > 0:
 			for _, frame := range next.frames {

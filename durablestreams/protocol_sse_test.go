@@ -161,6 +161,31 @@ func TestSection58EachDataEventHasAControlEventAndOffsetsIncrease(t *testing.T) 
 	}
 }
 
+func TestSection58AReaderWhoComesBackIsUpToDateOnlyWhenItHasWhatWasThere(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	s.put("a", "text/plain", "one")
+	ahead := s.live("a?offset=-1&live=sse")
+	ahead.pair()
+	for _, more := range []string{"two", "three", "four"} {
+		s.post("a", "text/plain", more)
+		if _, _, c := ahead.pair(); !c.UpToDate {
+			t.Errorf("got %+v", c)
+		}
+	}
+	behind := s.live("a?offset=" + offset(1) + "&live=sse")
+	for end := 2; end <= 4; end++ {
+		if _, _, c := behind.pair(); c.StreamNextOffset != offset(end) || c.UpToDate != (end == 4) {
+			t.Errorf("got %+v, want the offset %s", c, offset(end))
+		}
+	}
+	s.post("a", "text/plain", "five")
+	for _, e := range []*events{ahead, behind} {
+		if data, _, c := e.pair(); data != "five" || !c.UpToDate {
+			t.Errorf("got %q, %+v", data, c)
+		}
+	}
+}
+
 func TestSection58AnEntryIsNeverSplit(t *testing.T) {
 	s := serve(t, durablestreams.Config{})
 	s.put("a", "text/plain", strings.Repeat("x", 3<<20))
