@@ -168,6 +168,13 @@ func (o *Operation) finish(as outcome) {
 	}
 }
 
+// Settled returns how an operation of unknown outcome turned out, once a check has told, or false.
+func (o *Operation) Settled() (happened, known bool) {
+	o.l.mu.Lock()
+	defer o.l.mu.Unlock()
+	return o.outcome == present, o.outcome == present || o.outcome == absent
+}
+
 // Violations returns what readers and answers have violated so far, on any path. Check returns that of its
 // path too.
 func (l *Ledger) Violations() []Violation {

@@ -44,7 +44,7 @@ func Invariants() []string {
 }
 
 // Violation says which invariant does not hold, and how.
-type Violation struct {
+type Violation struct { //nolint:errname // it is a finding, which may also be used as an error
 	Invariant, Text string
 }
 
