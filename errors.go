@@ -41,6 +41,9 @@ var (
 	ErrUnknown = errors.New("runnel: outcome unknown")
 	// ErrUnavailable: the log takes no writes for now; nothing was written and a retry may succeed.
 	ErrUnavailable = errors.New("runnel: unavailable")
+	// ErrStorageFull: storage has too little space left for the write; nothing was written, and a retry
+	// succeeds once there is more. What gives space back is taken for longer. It is an ErrUnavailable too.
+	ErrStorageFull = errors.New("runnel: storage full")
 	// ErrFailed: the storage failed in a way that a retry cannot mend. Nothing is acknowledged any more
 	// until the process is started again.
 	ErrFailed = errors.New("runnel: storage failed")
@@ -234,6 +237,20 @@ type UnavailableError struct {
 func (e *UnavailableError) Error() string { return "runnel: unavailable: " + e.Reason }
 
 func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailable }
+
+// StorageFullError says why there is too little space, in bytes: what is free, less what the write may
+// take, would be less than what is kept free.
+type StorageFullError struct {
+	Free, Keep, Need int64
+}
+
+func (e *StorageFullError) Error() string {
+	return fmt.Sprintf("runnel: storage is full: %d bytes are free, %d must stay free, and the write may take %d", e.Free, e.Keep, e.Need)
+}
+
+func (e *StorageFullError) Is(target error) bool {
+	return target == ErrStorageFull || target == ErrUnavailable
+}
 
 // quote shows a name from outside in a message: escaped, and cut so that the message stays short.
 func quote(s string) string {

@@ -13,7 +13,7 @@ import (
 var sentinels = []error{
 	runnel.ErrInvalid, runnel.ErrTooLarge, runnel.ErrNotFound, runnel.ErrSoftDeleted, runnel.ErrExists, runnel.ErrClosed,
 	runnel.ErrContentType, runnel.ErrStreamSeq, runnel.ErrProducerFenced, runnel.ErrProducerGap, runnel.ErrTailMoved,
-	runnel.ErrTrimmed, runnel.ErrBeyondTail, runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrFailed, runnel.ErrShutdown,
+	runnel.ErrTrimmed, runnel.ErrBeyondTail, runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrStorageFull, runnel.ErrFailed, runnel.ErrShutdown,
 }
 
 func TestAnErrorMatchesItsSentinelsAndNoOther(t *testing.T) {
@@ -40,6 +40,7 @@ func TestAnErrorMatchesItsSentinelsAndNoOther(t *testing.T) {
 		{&runnel.TrimmedError{Segment: seg, From: 3, Earliest: 5}, []error{runnel.ErrTrimmed}, []string{"3", "5"}},
 		{&runnel.BeyondTailError{Segment: seg, From: 7, Tail: 5}, []error{runnel.ErrBeyondTail}, []string{"7", "5"}},
 		{&runnel.UnavailableError{Reason: "the disk is full"}, []error{runnel.ErrUnavailable}, []string{"the disk is full"}},
+		{&runnel.StorageFullError{Free: 5, Keep: 7, Need: 1}, []error{runnel.ErrStorageFull, runnel.ErrUnavailable}, []string{"5 bytes are free", "7 must stay free", "take 1"}},
 	} {
 		t.Run(fmt.Sprintf("%T", tc.err), func(t *testing.T) {
 			wrapped := fmt.Errorf("above: %w", tc.err)

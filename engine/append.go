@@ -30,8 +30,9 @@ const (
 //
 // It fails with runnel.ErrNotFound, ErrSoftDeleted, ErrClosed, ErrProducerFenced, ErrProducerGap,
 // ErrContentType, ErrTailMoved or ErrStreamSeq when the segment's state stands against it, looked at in
-// this order; ErrInvalid and ErrTooLarge whatever the state is; ErrUnknown when nobody can say whether
-// it happened, as after ctx ended while it was being committed. The records are not kept.
+// this order; ErrInvalid and ErrTooLarge whatever the state is; ErrStorageFull when there is no space for
+// it; ErrUnknown when nobody can say whether it happened, as after ctx ended while it was being
+// committed. The records are not kept.
 func (e *Engine) Append(ctx context.Context, addr runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
 	a := [1]appending{{name: addr.Name, o: &o}}
 	if err := e.commit(ctx, addr.In(), a[:], records); err != nil {
@@ -222,6 +223,9 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appendin
 				return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(as))}
 			}
 			return nil
+		}
+		if err := t.grow(); err != nil {
+			return err
 		}
 		transaction := t.sp.position + 1
 		for i := range as {

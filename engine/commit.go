@@ -59,6 +59,8 @@ type tx struct {
 	wait *batch
 	// staged says that something was added to b.
 	staged bool
+	// grows says that it takes space, and not only gives some back.
+	grows bool
 }
 
 // write runs stage under the space's lock, and returns what it returned once everything that the answer
@@ -73,6 +75,9 @@ func (sp *space) write(ctx context.Context, size, ops int, stage func(t *tx) err
 		return err
 	}
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := e.full(true); err != nil {
 		return err
 	}
 	size += commitRowBytes
@@ -110,6 +115,8 @@ func (sp *space) write(ctx context.Context, size, ops int, stage func(t *tx) err
 	switch {
 	case t.wait.err == nil:
 		return err
+	case t.staged && !t.grows && errors.Is(t.wait.err, runnel.ErrStorageFull) && !t.wait.Reserve:
+		return errRetry // it was refused with others, which take more space
 	case t.staged:
 		return t.wait.err
 	default:
@@ -155,6 +162,7 @@ func (sp *space) room(size, ops int) *batch {
 		}
 	}
 	b := &batch{done: make(chan struct{}), size: size}
+	b.Reserve = true // until something is staged that takes space
 	s, _ := scratches.Get().(*scratch)
 	b.scratch, b.Ops, b.changes, b.touched, b.arena = s, s.ops, s.changes, s.touched, s.arena
 	sp.queue = append(sp.queue, b)

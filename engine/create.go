@@ -21,7 +21,7 @@ const maxContentTypeBytes = 256
 // already and changes nothing. It returns when what it speaks of is durable.
 //
 // It fails with runnel.ErrExists when the name has another configuration, ErrSoftDeleted when forks hold
-// it back, and with ErrInvalid, ErrTooLarge or ErrUnknown as Append does. For a fork it also fails with
+// it back, and with ErrInvalid, ErrTooLarge, ErrStorageFull or ErrUnknown as Append does. For a fork it also fails with
 // ErrNotFound or ErrSoftDeleted of the source, ErrContentType when the type is not the source's,
 // ErrTrimmed when the source no longer has what would be inherited, and ErrBeyondTail when it does not
 // have it yet. The records are not kept.
@@ -108,6 +108,9 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 		}
 		if from != nil && e.now()-from.claimed >= orphanAge.Microseconds()/2 {
 			return &runnel.UnavailableError{Reason: "storage took too long to make a fork"}
+		}
+		if err := t.grow(); err != nil {
+			return err
 		}
 		t.expire(seg)
 		t.create(seg, o, from, bodies)

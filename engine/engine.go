@@ -70,6 +70,7 @@ func (c Config) withDefaults() Config {
 // Engine is the log over one driver. All methods may be called concurrently.
 type Engine struct {
 	driver storage.Driver
+	gauge  storage.Gauge // the driver, if it knows how much space it has
 	limits storage.Limits
 	cfg    Config
 	cache  *tailCache
@@ -124,6 +125,7 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 
 		unreference: newGate(),
 	}
+	e.gauge, _ = driver.(storage.Gauge)
 	_, _ = rand.Read(e.id[:]) // which never fails
 	e.large = semaphore.NewWeighted(e.cfg.MaxReadBytes)
 	e.cache = newTailCache(e.cfg.TailCacheBytes)

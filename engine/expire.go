@@ -104,6 +104,9 @@ func (sp *space) stageAccess(seg *segment, exact bool) bool {
 	if seg.stale.Load() || !sp.loaded || sp.e.Err() != nil || !st.accessUnsaved(exact) {
 		return false
 	}
+	if sp.e.full(true) != nil {
+		return true // it stays in memory until there is space for it
+	}
 	const size = 4 * rowBytes
 	t := tx{sp: sp, b: sp.room(size, 1), micros: max(sp.e.now(), sp.clock)}
 	m := st.mutableCopy()

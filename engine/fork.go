@@ -193,6 +193,9 @@ func (e *Engine) reference(ctx context.Context, addr runnel.Segment, o *runnel.C
 		}
 		f.OwnExpiry = o.TTL > 0 || o.HasTTL || !o.ExpiresAt.IsZero()
 		f.OwnRetention = o.Retention != (runnel.Retention{})
+		if err := t.grow(); err != nil {
+			return err
+		}
 		row := record.Reference{Source: source.Name, Space: addr.Space, Segment: addr.Name, From: f.Earliest, Created: t.micros}
 		t.put(referenceKey(id, reference), row.Append(nil))
 		desc := *st.desc

@@ -48,9 +48,11 @@ func (sp *space) commit(b *batch) (storage.Version, error) {
 			return 0, errRetry
 		case errors.Is(err, storage.ErrRefused) && !unknown:
 			return 0, fmt.Errorf("%w: %w", runnel.ErrUnavailable, err)
+		case errors.Is(err, storage.ErrFull) && !unknown:
+			return 0, fullError(err)
 		case errors.Is(err, storage.ErrUnknown) && b.Guarded:
 			unknown = true
-		case !errors.Is(err, storage.ErrConflict) && !errors.Is(err, storage.ErrRefused):
+		case !errors.Is(err, storage.ErrConflict) && !errors.Is(err, storage.ErrRefused) && !errors.Is(err, storage.ErrFull):
 			e.fail(err)
 			return 0, e.Err()
 		}

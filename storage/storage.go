@@ -46,6 +46,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 
 	"github.com/runnelhq/runnel"
@@ -71,7 +72,7 @@ type Driver interface {
 	Limits() Limits
 
 	// Commit makes every change of b durable, or none. The error matches one of ErrConflict, ErrRefused,
-	// ErrUnknown and ErrFailed; see there what the caller may conclude. A context that ends while the
+	// ErrFull, ErrUnknown and ErrFailed; see there what the caller may conclude. A context that ends while the
 	// commit is under way gives ErrUnknown. The version returned is the guard's after a guarded commit,
 	// and 0 after any other.
 	Commit(ctx context.Context, p Partition, b *Batch) (Version, error)
@@ -91,7 +92,7 @@ type Driver interface {
 
 	// Drop removes every key of a range. It need not be atomic, may be repeated, and may be called while
 	// commits to other keys of the partition run. Its effect is durable no later than the next Commit to
-	// the partition that succeeds.
+	// the partition that succeeds. Where space runs out it counts as a batch with Batch.Reserve.
 	Drop(ctx context.Context, p Partition, r Range) error
 
 	// Stores yields every store that holds a partition, ordered by id.
@@ -104,6 +105,15 @@ type Driver interface {
 	// Close waits for commits under way and releases what the driver holds. No method may be called
 	// after it.
 	Close() error
+}
+
+// Gauge is implemented by drivers that know how much space they have left. They refuse with ErrFull
+// before there is none, and take batches again by themselves once there is enough.
+type Gauge interface {
+	// Full returns nil while small batches are taken, and otherwise a *FullError; reserve asks about those
+	// with Batch.Reserve. It answers from memory, so that it can be asked before every write, and what it
+	// says may be a moment old.
+	Full(reserve bool) error
 }
 
 // Limits is what a driver can take. A zero field means: as much as memory allows.
@@ -128,6 +138,9 @@ type Batch struct {
 	Expect Version
 	// ID becomes the guard's id when a guarded batch commits.
 	ID CommitID
+	// Reserve lets the batch have some of the space that is kept back when it runs out. It is for what
+	// leads to more space, and for little else.
+	Reserve bool
 
 	Ops []Op
 }
@@ -184,6 +197,9 @@ var (
 	// ErrRefused: the driver does not take this batch, because it is over a limit or malformed. Nothing
 	// changed, and the same batch will be refused again.
 	ErrRefused = errors.New("storage: refused")
+	// ErrFull: there is too little space for the batch. Nothing changed, and the same batch may be taken
+	// once there is more. It comes as a *FullError.
+	ErrFull = errors.New("storage: full")
 	// ErrUnknown: the batch happened whole, or not at all, or will still happen until a later guarded
 	// commit to the partition is answered. The guard's id tells which.
 	ErrUnknown = errors.New("storage: outcome unknown")
@@ -191,3 +207,15 @@ var (
 	// every further commit fails.
 	ErrFailed = errors.New("storage: failed")
 )
+
+// FullError says why there is too little space, in bytes: what is free, less what the batch may take,
+// would be less than what is kept free.
+type FullError struct {
+	Free, Keep, Need int64
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("storage: full: %d bytes are free, %d are kept free, the batch may take %d", e.Free, e.Keep, e.Need)
+}
+
+func (e *FullError) Is(target error) bool { return target == ErrFull }

@@ -34,6 +34,7 @@ const (
 	CodeNotImplemented     Code = "not_implemented"      // 501: the URL is reserved
 	CodeUnavailable        Code = "unavailable"          // 503: nothing was written, retry later
 	CodeShutdown           Code = "shutting_down"        // 503: nothing was written, retry later
+	CodeStorageFull        Code = "storage_full"         // 507: nothing was written; deletes pass, retry when there is space
 )
 
 // sentinels pairs the codes with what they match on the side of a client.
@@ -63,4 +64,5 @@ var sentinels = map[Code]error{
 	CodeFailed:             runnel.ErrFailed,
 	CodeUnavailable:        runnel.ErrUnavailable,
 	CodeShutdown:           runnel.ErrUnavailable,
+	CodeStorageFull:        runnel.ErrStorageFull,
 }

@@ -29,7 +29,10 @@ func (f *Error) Error() string { return f.Detail.Message }
 func (f *Error) Unwrap() error { return f.Cause }
 
 // Is makes a failure match the sentinel of package runnel that stands for its code.
-func (f *Error) Is(target error) bool { return target != nil && sentinels[f.Detail.Code] == target }
+func (f *Error) Is(target error) bool {
+	own := sentinels[f.Detail.Code]
+	return own != nil && (own == target || own == runnel.ErrStorageFull && target == runnel.ErrUnavailable)
+}
 
 // Body is the JSON object that every error response carries.
 type Body struct {
@@ -60,6 +63,9 @@ type Detail struct {
 	// ExpectedSeq and ReceivedSeq are sequences of the producer.
 	ExpectedSeq *uint64 `json:"expected_seq,omitempty"`
 	ReceivedSeq *uint64 `json:"received_seq,omitempty"`
+	// Free and Keep are the bytes of storage that are free, and that must stay free.
+	Free *int64 `json:"free,omitempty"`
+	Keep *int64 `json:"keep,omitempty"`
 	// RetryAfter is when a retry is worth it, in seconds.
 	RetryAfter int `json:"retry_after,omitempty"`
 }
@@ -96,9 +102,20 @@ func Unavailable(code Code, message string, after time.Duration) *Error {
 	}
 }
 
+// storageFullRetry is when a retry is worth it where space has run out: it takes somebody to make some.
+const storageFullRetry = 5 * time.Second
+
+// storageFull returns the failure of a write for which there is too little space. It is no 503: proxies
+// and load balancers take that to be about the whole server, which goes on to serve readers.
+func storageFull(why string) *Error {
+	f := Unavailable(CodeStorageFull, "nothing was written: "+why, storageFullRetry)
+	f.Status = http.StatusInsufficientStorage
+	return f
+}
+
 // ErrorOf says how an error is answered. This is the only place where errors become statuses.
 //
-// 503 promises that nothing was written. A write whose outcome is unknown is therefore a 500 with a code
+// 503 and 507 promise that nothing was written. A write whose outcome is unknown is therefore a 500 with a code
 // of its own: a client that repeats it needs a producer or If-Match to be sure that it is written once.
 // An error that is none of package runnel is a defect, and its text stays inside.
 func ErrorOf(err error) *Error {
@@ -263,7 +280,14 @@ func refused(err error) *Error {
 // broken explains errors that are nobody's fault, or the server's.
 func broken(err error) *Error {
 	var unavailable *runnel.UnavailableError
+	var full *runnel.StorageFullError
 	switch {
+	case errors.As(err, &full):
+		f := storageFull(message(full))
+		f.Detail.Free, f.Detail.Keep = &full.Free, &full.Keep
+		return f
+	case errors.Is(err, runnel.ErrStorageFull):
+		return storageFull("storage is full")
 	case errors.As(err, &unavailable):
 		return Unavailable(CodeUnavailable, "nothing was written: "+unavailable.Reason, unavailable.RetryAfter)
 	case errors.Is(err, runnel.ErrUnavailable):

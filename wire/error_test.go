@@ -40,6 +40,7 @@ func TestEachErrorHasItsStatusCodeAndHeaders(t *testing.T) {
 		{&runnel.TailMovedError{Segment: segment, Want: 1, Tail: 2}, 412, wire.CodePrecondition, []string{"Stream-Next-Offset", two}},
 		{&runnel.TooLargeError{What: "body", Limit: 10}, 413, wire.CodeTooLarge, nil},
 		{&runnel.UnavailableError{Reason: "moving", RetryAfter: 1500 * time.Millisecond}, 503, wire.CodeUnavailable, []string{"Retry-After", "2"}},
+		{&runnel.StorageFullError{Free: 5, Keep: 7, Need: 1}, 507, wire.CodeStorageFull, []string{"Retry-After", "5"}},
 		{runnel.ErrShutdown, 503, wire.CodeShutdown, []string{"Retry-After", "1"}},
 		{runnel.ErrUnknown, 500, wire.CodeUnknown, nil},
 		{runnel.ErrFailed, 500, wire.CodeFailed, nil},
@@ -67,7 +68,7 @@ func TestAClientGetsAnErrorThatMatchesTheServersOwn(t *testing.T) {
 	for _, sentinel := range []error{
 		runnel.ErrInvalid, runnel.ErrNotFound, runnel.ErrSoftDeleted, runnel.ErrExists, runnel.ErrClosed, runnel.ErrContentType,
 		runnel.ErrStreamSeq, runnel.ErrProducerFenced, runnel.ErrProducerGap, runnel.ErrTailMoved, runnel.ErrTrimmed, runnel.ErrBeyondTail,
-		runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrFailed, runnel.ErrTooLarge,
+		runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrStorageFull, runnel.ErrFailed, runnel.ErrTooLarge,
 	} {
 		f := wire.ErrorOf(sentinel)
 		sent, err := json.Marshal(f.NewBody())
@@ -84,6 +85,25 @@ func TestAClientGetsAnErrorThatMatchesTheServersOwn(t *testing.T) {
 	}
 	if err := (wire.Body{Error: wire.Detail{Code: "from the future"}}).Err(418); errors.Is(err, runnel.ErrInvalid) || errors.Is(err, nil) {
 		t.Errorf("an unknown code matches something: %v", err)
+	}
+}
+
+func TestAClientIsToldHowMuchSpaceThereIsAndThatARetryIsWelcome(t *testing.T) {
+	f := wire.ErrorOf(&runnel.StorageFullError{Free: 0, Keep: 7, Need: 1})
+	sent, err := json.Marshal(f.NewBody())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"error":{"code":"storage_full","message":"nothing was written: storage is full: 0 bytes are free, 7 must stay free, and the write may take 1","free":0,"keep":7,"retry_after":5}}`
+	if string(sent) != want {
+		t.Errorf("sent %s", sent)
+	}
+	var got wire.Body
+	if err := json.Unmarshal(sent, &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Err(f.Status); !errors.Is(err, runnel.ErrStorageFull) || !errors.Is(err, runnel.ErrUnavailable) {
+		t.Errorf("came as %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -31,7 +32,7 @@ func (d *Driver) Commit(ctx context.Context, p storage.Partition, b *storage.Bat
 			// durable.
 			_ = batch.LogData(nil, nil)
 		}
-		return 0, d.write(ctx, batch, pebble.Sync, nil)
+		return 0, d.commit(ctx, batch, b, nil)
 	}
 
 	if err := d.guards.lock(ctx, d.stop, p); err != nil {
@@ -53,7 +54,7 @@ func (d *Driver) Commit(ctx context.Context, p storage.Partition, b *storage.Bat
 	appendPrefix(op.Key[:0], p, kindGuard)
 	encodeGuard(op.Value, version, b.ID)
 	_ = op.Finish()
-	if err := d.write(ctx, batch, pebble.Sync, release); err != nil {
+	if err := d.commit(ctx, batch, b, release); err != nil {
 		return 0, err
 	}
 	return version, nil
@@ -85,7 +86,11 @@ func (d *Driver) Drop(ctx context.Context, p storage.Partition, r storage.Range)
 	if err := batch.DeleteRange(lower, upper, nil); err != nil {
 		return fmt.Errorf("pebblestore: drop: %w", err)
 	}
-	return d.write(ctx, batch, pebble.NoSync, nil)
+	if err := d.write(ctx, batch, pebble.NoSync, true, nil); err != nil {
+		return err
+	}
+	d.flushSoon()
+	return nil
 }
 
 // admit refuses to begin a change after a failure, after the end of ctx, or in a partition that cannot
@@ -149,20 +154,38 @@ func (d *Driver) newBatch(p storage.Partition, b *storage.Batch) *pebble.Batch {
 	return batch
 }
 
-// write commits batch, which belongs to it from then on, and calls after, if there is one, when the
-// commit is over.
+// commit writes what was made of b.
+func (d *Driver) commit(ctx context.Context, batch *pebble.Batch, b *storage.Batch, after func()) error {
+	if err := d.write(ctx, batch, pebble.Sync, b.Reserve, after); err != nil {
+		return err
+	}
+	if b.Reserve && slices.ContainsFunc(b.Ops, func(op storage.Op) bool { return op.Delete }) {
+		d.flushSoon()
+	}
+	return nil
+}
+
+// write commits batch, which belongs to it from then on, if there is room for it, and calls after, if
+// there is one, when the commit is over.
 //
-// Pebble is called on a goroutine of its own. A commit waits there for others, for stalls and for the
+// Pebble and the file system are called on a goroutine of its own. A commit waits there for others, for stalls and for the
 // disk, and after a failure for good; the caller can leave it behind.
-func (d *Driver) write(ctx context.Context, batch *pebble.Batch, sync *pebble.WriteOptions, after func()) error {
+func (d *Driver) write(ctx context.Context, batch *pebble.Batch, sync *pebble.WriteOptions, reserve bool, after func()) error {
 	done := make(chan error, 1)
 	d.underway.Go(func() {
 		if after != nil {
 			defer after()
 		}
 		defer d.stop.recover()
+		need := int64(2 * batch.Len()) // in the log, and in a table
+		if err := d.room.take(need, reserve); err != nil {
+			done <- err
+			_ = batch.Close()
+			return
+		}
+		defer d.room.settle(need)
 		if err := batch.Commit(sync); err != nil {
-			done <- err // Pebble did not begin: it reports any later error as fatal
+			done <- fmt.Errorf("%w: %w", storage.ErrRefused, err) // Pebble did not begin: it reports any later error as fatal
 			return
 		}
 		done <- nil
@@ -171,7 +194,7 @@ func (d *Driver) write(ctx context.Context, batch *pebble.Batch, sync *pebble.Wr
 	select {
 	case err := <-done:
 		if err != nil {
-			return fmt.Errorf("pebblestore: %w: %w", storage.ErrRefused, err)
+			return fmt.Errorf("pebblestore: %w", err)
 		}
 		return nil
 	case <-d.stop.ch:

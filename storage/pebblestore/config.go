@@ -17,6 +17,9 @@ const (
 	DefaultMemTableBytes = 32 << 20
 	// DefaultMaxOpenFiles is the default of Config.MaxOpenFiles.
 	DefaultMaxOpenFiles = 1000
+
+	// memTablesKeptFree is the default of Config.KeepFreeBytes in memtables.
+	memTablesKeptFree = 8
 )
 
 // Config holds what an operator may want to choose. The zero Config is right for most servers.
@@ -47,6 +50,14 @@ type Config struct {
 	// half the processors that Go may use, and at least 2.
 	MaxCompactions int
 
+	// KeepFreeBytes is how much of the file system is kept free. Commit refuses what would leave less with
+	// ErrFull, and takes it again once there is an eighth more; batches with Batch.Reserve are taken down
+	// to a sixteenth. 0 means 8 times MemTableBytes: up to four memtables have yet to be written out when
+	// the last batch is taken, and as much is left for compactions, which need space before they give any
+	// back, and for the log. With less it is more likely that a disk which is really full stops the log
+	// for good. Negative keeps nothing free.
+	KeepFreeBytes int64
+
 	// Logger is told about failures and stalls, and at debug level about what Pebble does in the
 	// background. Nil means slog.Default.
 	Logger *slog.Logger
@@ -57,6 +68,7 @@ func (c Config) withDefaults() Config {
 	c.MemTableBytes = cmp.Or(c.MemTableBytes, DefaultMemTableBytes)
 	c.MaxOpenFiles = cmp.Or(c.MaxOpenFiles, DefaultMaxOpenFiles)
 	c.MaxCompactions = cmp.Or(c.MaxCompactions, max(2, runtime.GOMAXPROCS(0)/2))
+	c.KeepFreeBytes = max(cmp.Or(c.KeepFreeBytes, memTablesKeptFree*int64(c.MemTableBytes)), 0)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
 }

@@ -1,12 +1,15 @@
 package pebblestore
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -21,6 +24,7 @@ import (
 type fence struct {
 	vfs.FS
 	stop *stop
+	room *room
 
 	// changes is held shared by every change under way, and taken by drain.
 	changes sync.RWMutex
@@ -42,12 +46,37 @@ func (f *fence) change(name, verb string, op func() error) error {
 		err := op()
 		if err == nil || survivable(name) {
 			f.changes.RUnlock()
+			f.pause(err)
 			return err
 		}
-		f.stop.set(fmt.Errorf("%s %s: %w", verb, name, err))
+		f.stop.set(fmt.Errorf("%s %s: %w", verb, name, explain(err)))
 	}
 	f.changes.RUnlock()
 	select {}
+}
+
+// fullPause is how long a table for which there is no space waits until Pebble is told. Pebble tries
+// again at once.
+const fullPause = time.Second
+
+// pause waits for space to come if err says that there is none.
+func (f *fence) pause(err error) {
+	if !errors.Is(err, syscall.ENOSPC) {
+		return
+	}
+	select {
+	case <-time.After(fullPause):
+	case <-f.room.closing:
+	case <-f.stop.ch:
+	}
+}
+
+// explain says what to do about an error of the disk, where that is known.
+func explain(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: the disk is full; nothing is lost, make space and start again", err)
+	}
+	return err
 }
 
 // survivable tells whether Pebble recovers from errors on a file: on tables, whose content it still
@@ -61,23 +90,34 @@ func survivable(name string) bool {
 }
 
 // create runs op, which makes or opens a file for writing.
-func (f *fence) create(name, verb string, op func() (vfs.File, error)) (vfs.File, error) {
+func (f *fence) create(name, verb string, category vfs.DiskWriteCategory, op func() (vfs.File, error)) (vfs.File, error) {
 	var file vfs.File
+	compaction := compacts(category)
 	err := f.change(name, verb, func() (err error) {
+		if compaction {
+			if err := f.room.compact(0); err != nil {
+				return err
+			}
+		}
 		file, err = op()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &fencedFile{File: file, fence: f, name: name}, nil
+	return &fencedFile{File: file, fence: f, name: name, compaction: compaction}, nil
+}
+
+// compacts tells whether a file of the category is written by a compaction.
+func compacts(category vfs.DiskWriteCategory) bool {
+	return category == "pebble-compaction" || category == "pebble-blob-file-rewrite"
 }
 
 // Create syncs the directory before it makes a marker. A marker names another file, of which Pebble has
 // not seen to it that its entry in the directory is kept (cockroachdb/pebble#5825), and without which
 // the database cannot be opened.
 func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.create(name, "create", func() (vfs.File, error) {
+	return f.create(name, "create", category, func() (vfs.File, error) {
 		if strings.HasPrefix(path.Base(name), "marker.") {
 			if err := syncDir(f.FS, path.Dir(name)); err != nil {
 				return nil, err
@@ -100,11 +140,11 @@ func syncDir(fs vfs.FS, name string) error {
 }
 
 func (f *fence) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	return f.create(name, "open", func() (vfs.File, error) { return f.FS.OpenReadWrite(name, category, opts...) })
+	return f.create(name, "open", category, func() (vfs.File, error) { return f.FS.OpenReadWrite(name, category, opts...) })
 }
 
 func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.create(newname, "reuse", func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
+	return f.create(newname, "reuse", category, func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
 }
 
 // OpenDir wraps the directory because syncing it is a change.
@@ -176,16 +216,34 @@ func (c closerFunc) Close() error { return c() }
 // fencedFile is a file that was opened to be changed. The methods that it inherits only read or advise.
 type fencedFile struct {
 	vfs.File
-	fence *fence
-	name  string
+	fence      *fence
+	name       string
+	compaction bool
 }
 
 func (f *fencedFile) Write(p []byte) (n int, err error) {
 	err = f.fence.change(f.name, "write", func() (err error) {
+		if f.compaction {
+			if err := f.fence.room.compact(len(p)); err != nil {
+				return err
+			}
+		}
 		n, err = f.File.Write(p)
+		if survivable(f.name) {
+			f.fence.room.wrote(n)
+		}
 		return err
 	})
 	return n, err
+}
+
+// Preallocate sets nothing aside of what is to be kept free. Log files are given somewhat more than a
+// memtable when they are made, whatever they will hold.
+func (f *fencedFile) Preallocate(offset, length int64) error {
+	if !f.fence.room.spare(length) {
+		return nil
+	}
+	return f.File.Preallocate(offset, length)
 }
 
 func (f *fencedFile) WriteAt(p []byte, off int64) (n int, err error) {

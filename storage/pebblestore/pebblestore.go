@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,6 +23,8 @@ const (
 
 	// flushDelay is how long a dropped range may wait in the memtable.
 	flushDelay = 10 * time.Second
+	// scarceFlushDelay is the same for all that is removed when space has run out.
+	scarceFlushDelay = time.Second
 )
 
 // Driver is an open database. It is exclusive: the directory is locked while it is open.
@@ -29,11 +32,16 @@ type Driver struct {
 	db       *pebble.DB
 	fence    *fence
 	stop     *stop
+	room     *room
 	guards   guards
 	underway sync.WaitGroup // commits, those that their callers gave up on included
+	flushing atomic.Bool    // soon
 }
 
-var _ storage.Driver = (*Driver)(nil)
+var (
+	_ storage.Driver = (*Driver)(nil)
+	_ storage.Gauge  = (*Driver)(nil)
+)
 
 // Open opens the database in dir, made with its parents if need be, and recovers what was acknowledged
 // before a crash. It fails if another Driver, in this or another process, has the directory open.
@@ -44,8 +52,9 @@ func Open(dir string, cfg Config) (*Driver, error) {
 	if opts.FS = cfg.FS; opts.FS == nil {
 		opts.WithFSDefaults()
 	}
-	fence := &fence{FS: opts.FS, stop: stop}
+	fence := &fence{FS: opts.FS, stop: stop, room: newRoom(opts.FS, dir, cfg.KeepFreeBytes, cfg.Logger)}
 	opts.FS = fence
+	fence.room.open()
 
 	db, err := open(dir, opts, stop)
 	if err != nil {
@@ -53,9 +62,10 @@ func Open(dir string, cfg Config) (*Driver, error) {
 		stop.seal(err)
 		fence.drain()
 		_ = fence.unlock()
+		fence.room.close()
 		return nil, fmt.Errorf("pebblestore: open %s: %w", dir, err)
 	}
-	return &Driver{db: db, fence: fence, stop: stop}, nil
+	return &Driver{db: db, fence: fence, stop: stop, room: fence.room}, nil
 }
 
 // open gives up on Pebble when the stop is set: the goroutine that met the error does not return.
@@ -70,7 +80,7 @@ func open(dir string, opts *pebble.Options, stop *stop) (*pebble.DB, error) {
 	}()
 	select {
 	case err := <-done:
-		return db, err
+		return db, explain(err)
 	case <-stop.ch:
 		return nil, stop.err
 	}
@@ -85,6 +95,7 @@ func (d *Driver) Limits() storage.Limits {
 // an error that matches ErrFailed at once: it gives up the directory, which nothing will change any
 // more, and leaves what Pebble holds in memory behind.
 func (d *Driver) Close() error {
+	d.room.close()
 	if d.stop.cause() == nil {
 		done := make(chan error, 1)
 		go func() {
@@ -104,6 +115,9 @@ func (d *Driver) Close() error {
 	d.fence.drain()
 	return errors.Join(d.failed(), d.fence.unlock())
 }
+
+// Full returns nil while small batches are taken, and otherwise a *storage.FullError.
+func (d *Driver) Full(reserve bool) error { return d.room.full(reserve) }
 
 // Metrics returns what Pebble measures. The caller owns the result. After a failure it may block.
 func (d *Driver) Metrics() *pebble.Metrics { return d.db.Metrics() }
@@ -132,4 +146,24 @@ func (d *Driver) Compact(ctx context.Context) error {
 // failed returns the error of every commit after the stop.
 func (d *Driver) failed() error {
 	return fmt.Errorf("pebblestore: %w: %w", storage.ErrFailed, d.stop.cause())
+}
+
+// flushSoon sees to it that what was removed gives its space back when there is none to spare. It would
+// wait in the memtable for other writes to push it out, which are refused.
+func (d *Driver) flushSoon() {
+	if !d.room.scarce() || !d.flushing.CompareAndSwap(false, true) {
+		return
+	}
+	d.underway.Go(func() {
+		defer d.stop.recover()
+		select {
+		case <-time.After(scarceFlushDelay):
+		case <-d.room.closing:
+		case <-d.stop.ch:
+		}
+		d.flushing.Store(false)
+		if _, err := d.db.AsyncFlush(); err != nil {
+			d.room.log.Error("pebblestore: flush", "error", err)
+		}
+	})
 }
