@@ -222,6 +222,39 @@ func TestConcurrentAppendsOfTwoEnginesLoseAndDoubleNothing(t *testing.T) {
 	}
 }
 
+func TestWhatOneEngineHasShownIsNotOldForTheOneThatWritesIt(t *testing.T) {
+	for name, read := range map[string]func(w *world) string{
+		"stat": func(w *world) string { return fmt.Sprint(w.stat("s/a").Tail) },
+		"read": func(w *world) string {
+			got, err := w.readErr("s/a", 0)
+			return fmt.Sprint(len(got), err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				a, b := twoEngines(t, engine.Config{SweepInterval: -1})
+				a.create("s/a", runnel.CreateOptions{})
+				answered := make(chan struct{})
+				a.driver.SetRules(faulty.Rule{When: faulty.On(faulty.Commit), Then: faulty.WaitAfter(func(context.Context) error {
+					<-answered
+					return nil
+				}, faulty.Through)})
+				written := later(func() error { _, err := a.tryAppend("s/a", runnel.AppendOptions{}, "x"); return err })
+				pass(time.Second)
+				want := read(b) // the commit has happened, and its writer has not been told
+				got := make(chan string, 1)
+				go func() { got <- read(a) }()
+				pass(time.Second)
+				close(answered)
+				wantError(t, <-written, nil)
+				if got := <-got; got != want {
+					t.Errorf("%s after another engine had shown %s", got, want)
+				}
+			})
+		})
+	}
+}
+
 // unknowns are the ways in which the outcome of a commit can stay unknown, or be against it.
 var unknowns = map[string]faulty.Effect{
 	"unknown, and it happened": faulty.After(storage.ErrUnknown),

@@ -148,7 +148,7 @@ func (sp *space) ensure(ctx context.Context) error {
 // refresh reads the guard, and forgets what is in memory if another process has written since.
 func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
 	for {
-		version, id, err := sp.e.driver.Guard(ctx, sp.part)
+		version, _, err := sp.e.driver.Guard(ctx, sp.part)
 		if err != nil {
 			return 0, storageError(err)
 		}
@@ -158,10 +158,11 @@ func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
 			sp.forget(errRetry)
 		}
 		sp.mu.Unlock()
-		if flight == nil || flight.ID == id || version <= flight.Expect {
+		if flight == nil || version <= flight.Expect {
 			return version, nil
 		}
-		// Somebody else has won against the batch in flight; its committer will find out.
+		// The batch in flight has happened, and others may have shown it, or somebody else has won against
+		// it. Its committer will find out which.
 		select {
 		case <-flight.done:
 		case <-ctx.Done():
