@@ -136,13 +136,13 @@ func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f
 // takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, or
 // goes on in a goroutine of its own, so that all that net/http has built up for the request can go.
 func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.View) {
-	r := &reader{hub: f.hub, conn: conn, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
+	r := &reader{hub: f.hub, conn: conn, head: head, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
 	r.ctx, r.cancel = context.WithCancel(h.ended)
 	h.mu.Lock()
 	h.readers[r] = struct{}{}
 	h.mu.Unlock()
 	go r.watch()
-	f.out = &connOutput{r: r, head: head}
+	f.out = &connOutput{r: r}
 	if r.raw == nil {
 		go r.follow(f, runnel.View{}) // the view ends with the request
 		return

@@ -244,6 +244,23 @@ func TestSection58ADeletedOrExpiredStreamEndsTheResponse(t *testing.T) {
 	})
 }
 
+// breaking is a log whose views break off before their first entry.
+type breaking struct{ durablestreams.Log }
+
+func (l breaking) Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error) {
+	v, err := l.Log.Read(ctx, seg, id, from)
+	v.Stream = func(yield func(runnel.Batch, error) bool) { yield(nil, &runnel.NotFoundError{Segment: seg}) }
+	return v, err
+}
+
+func TestSection58AResponseThatEndsBeforeItsFirstEventIsOneNevertheless(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		s := serveLog(t, durablestreams.Config{KeepConnections: keep}, func(l durablestreams.Log) durablestreams.Log { return breaking{l} })
+		s.put("a", "text/plain", "one")
+		s.live("a?offset=-1&live=sse").wantEnd()
+	}
+}
+
 func TestSection58AForkIsFollowedAlone(t *testing.T) {
 	s := serve(t, durablestreams.Config{})
 	s.put("source", "text/plain", "inherited")

@@ -23,6 +23,7 @@ var (
 type reader struct {
 	hub    *hub
 	conn   net.Conn
+	head   []byte          // of the response, until it goes out with the first write
 	raw    syscall.RawConn // nil if the connection cannot be written to without waiting
 	cursor cursor          // that the client may have been sent and that is ahead of the clock; empty if none
 	ends   time.Time       // when the client is to come back; zero for never
@@ -88,10 +89,7 @@ func (r *reader) follow(f *follower, v runnel.View) {
 }
 
 // connOutput writes chunks to a connection that was taken over.
-type connOutput struct {
-	r    *reader
-	head []byte // goes before the first chunk
-}
+type connOutput struct{ r *reader }
 
 func (o *connOutput) frame(f *frame) error { return o.write(f.chunk) }
 
@@ -107,9 +105,9 @@ func (o *connOutput) attach(at runnel.Sequence) bool {
 
 // write sends p in pieces, each of which must arrive in time.
 func (o *connOutput) write(p []byte) error {
-	if o.head != nil { // in one write, so that a client sees the first event with the head
-		p = append(o.head, p...)
-		o.head = nil
+	if o.r.head != nil { // in one write, so that a client sees the first event with the head
+		p = append(o.r.head, p...)
+		o.r.head = nil
 	}
 	for len(p) > 0 {
 		n := min(len(p), pieceBytes)
