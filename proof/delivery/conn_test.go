@@ -55,6 +55,10 @@ func (n *network) connect(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	c := &conn{Conn: inner, calm: n.calm, closed: make(chan struct{})}
+	n.last.Store(c)
+	if c.isCalm() {
+		return c, nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	// From a few bytes to much, all magnitudes alike.
@@ -80,7 +84,6 @@ func (n *network) connect(ctx context.Context) (net.Conn, error) {
 		}
 	case steady:
 	}
-	n.last.Store(c)
 	return c, nil
 }
 

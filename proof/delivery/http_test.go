@@ -253,7 +253,7 @@ func (rd *reader) events(ev *events, body io.Reader) error {
 		case errors.Is(err, io.EOF) && ev.closed:
 			return ev.a.end()
 		case errors.Is(err, io.EOF) && !ev.begun:
-			return violated(protocol, "a response without an event")
+			return fmt.Errorf("%w: a response without an event", errRetry)
 		case errors.Is(err, io.EOF):
 			rd.run.cover.hit("an SSE response was ended by the server, and another one asked for")
 			return nil
