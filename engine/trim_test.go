@@ -2,8 +2,11 @@ package engine_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/memory"
 )
 
 func TestTrimmingWaitsForADeletionUnderWay(t *testing.T) {
@@ -21,5 +24,31 @@ func TestTrimmingWaitsForADeletionUnderWay(t *testing.T) {
 		release()
 		wantError(t, <-deleted, nil)
 		wantError(t, w.statErr("a"), runnel.ErrNotFound)
+	})
+}
+
+func TestTrimmingKeepsWhatAForkOnItsWayReads(t *testing.T) {
+	// The fork's claim on its source is staged and not yet durable when a reader has the source trimmed.
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: 1, SweepInterval: -1})
+		w.create("a", runnel.CreateOptions{Retention: runnel.Retention{Age: time.Hour}}, numbered("", 200)...)
+		pass(time.Hour - time.Second)
+		release := w.blocked("")
+		forked := later(func() error {
+			o := forkOf("a", 200, 0)
+			o.Retention.Age = 100 * time.Hour
+			_, err := w.tryCreate("s/fork", o)
+			return err
+		})
+		pending(t, forked, "the fork")
+		pass(2 * time.Second)
+		if got := w.stat("a").Earliest; got != 200 {
+			t.Fatalf("earliest %d", got)
+		}
+		pending(t, forked, "the fork")
+		release()
+		wantError(t, <-forked, nil)
+		pass(time.Second)
+		w.wantFrom("s/fork", 0, numbered("", 200)...)
 	})
 }

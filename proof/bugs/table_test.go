@@ -1,0 +1,526 @@
+package bugs
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// bug is a bug that was, and how to see it again.
+type bug struct {
+	kind kind
+	// name is that of the diff which brings the bug back, without its extension.
+	name string
+	// symptom is what a user met, in one sentence.
+	symptom string
+	// found is how the bug was found.
+	found string
+
+	// pkg and test, a pattern for -run, are what fails on the broken code, and args are arguments for the
+	// test binary, a range of seeds for instance.
+	pkg, test string
+	args      []string
+	// says matches what the test prints on the broken code, and nothing that another failure would print.
+	says *regexp.Regexp
+	// hangs is after how long a test that the bug keeps from ending is broken off. 0 is for all others.
+	hangs time.Duration
+	// quick bugs are looked at in every run of the tests.
+	quick bool
+}
+
+func (b *bug) file() string { return b.name + ".diff" }
+
+func (b *bug) command() string {
+	return fmt.Sprintf("go test ./proof/bugs -run 'TestEachBugIsSeen/%s$' -v", b.name)
+}
+
+func (b *bug) String() string { return fmt.Sprintf("%s\n\n%s", b.symptom, b.test) }
+
+// kind is what a bug did to a user.
+type kind int
+
+const (
+	lost   kind = iota // or doubled, or damaged
+	taken              // what somebody saw or was told was not so later
+	wrong              // answer, or refusal
+	life               // too short or too long
+	stands             // still, or spins
+	grows              // without a bound
+	kinds
+)
+
+func (k kind) String() string {
+	return [...]string{
+		"Entries lost, doubled or damaged", "Seen, or told, and taken back", "Answered or refused wrongly",
+		"Lived too long or not long enough", "Stood still", "Grew without a bound",
+	}[k]
+}
+
+// written is how a bug was found of which nobody noted more.
+const written = "review or test while it was written"
+
+// seen compiles what a test says.
+func seen(words string) *regexp.Regexp { return regexp.MustCompile(words) }
+
+var bugs = []bug{
+	{
+		kind: lost, name: "marker-without-manifest",
+		symptom: "After a power failure while a database was opened for the first time it could never be opened again.",
+		found:   "crash simulation, on its first seed (cockroachdb/pebble#5825)",
+		pkg:     "./storage/pebblestore", test: "^TestPowerMayFailWhileItOpens$", quick: true,
+		says: seen(`could not open manifest file "MANIFEST-\d+".*file does not exist`),
+	},
+	{
+		kind: lost, name: "unknown-append-is-doubled",
+		symptom: "Where processes share storage, an append was written twice if its outcome was unknown and another process committed next.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnUnknownOutcomeIsFoundOut$", quick: true,
+		says: seen(`happened,_blind:_false,_overtaken:_true[^\n]*\n.*write 1: runnel: the tail of segment "s/a" is 4, not 2`),
+	},
+	{
+		kind: lost, name: "producer-forgotten-during-lookup",
+		symptom: "A producer's retry was stored a second time if the producer had written, and had left memory because of thousands of others, while it was being looked up.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAProducerThatWritesAndIsForgottenDuringALookupIsStillKnown$",
+		says: seen(`a write of a producer is taken twice`),
+	},
+	{
+		kind: lost, name: "slow-fork-loses-its-source",
+		symptom: "A fork whose creation took storage longer than a minute lost what it had inherited when its source was deleted.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAForkThatIsSlowToComeKeepsItsClaim$",
+		says: seen(`read s/fork after 0: record: corrupt: entries are missing`),
+	},
+	{
+		kind: lost, name: "fork-on-a-claim-taken-back",
+		symptom: "A fork was made on a claim that the source had taken back as orphaned, and lost what it had inherited.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAForkIsNotMadeOnAClaimThatIsTooOld$",
+		says: seen(`read s/fork after 0: record: corrupt: entries are missing`),
+	},
+	{
+		kind: lost, name: "trim-overtakes-a-fork",
+		symptom: "A fork lost entries to the retention of its source, which did not see the fork on its way.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTrimmingKeepsWhatAForkOnItsWayReads$",
+		says: seen(`read s/fork after 0: record: corrupt: entries are missing`),
+	},
+	{
+		kind: lost, name: "vacuum-takes-the-head",
+		symptom: "Where processes share storage, a space that was emptied forgot its last position and could give ids and positions a second time.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnEmptiedSpaceKeepsItsHead$",
+		says: seen(`0 commits are left`),
+	},
+	{
+		kind: lost, name: "appends-run-into-each-other",
+		symptom: "Live readers got several appends of a text or binary stream as one event, and could not tell where one ended.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection58EachDataEventHasAControlEventAndOffsetsIncrease$",
+		says: seen(`text/plain: caught up at \S+ after [1-9] pairs`),
+	},
+	{
+		kind: lost, name: "character-over-two-appends",
+		symptom: "A character whose bytes came in two appends was lost to live readers of text.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection58ACharacterThatSpansAppendsComesWhole$",
+		says: seen(`got "a\\xf0", .* want "a😀b"`),
+	},
+	{
+		kind: lost, name: "read-goes-on-in-another-stream",
+		symptom: "A read by the Go client that was interrupted went on in the middle of another stream that had been created under the name.",
+		found:   written,
+		pkg:     "./durablestreams/dsclient", test: "^TestAReadDoesNotGoOnInAnotherStreamOfTheSameName$",
+		says: seen(`got 3000 bytes and <nil>`),
+	},
+	{
+		kind: lost, name: "tail-goes-on-in-another-stream",
+		symptom: "A tail of the Go client went on in the middle of another stream that had been created under the name.",
+		found:   written,
+		pkg:     "./durablestreams/dsclient", test: "^TestATailDoesNotGoOnInAnotherStreamOfItsName$",
+		says: seen(`got "old\|new 2", ended with <nil>`),
+	},
+
+	{
+		kind: taken, name: "failed-sync-is-shown",
+		symptom: "After a commit had failed, readers were shown what it left in storage, which nobody had acknowledged.",
+		found:   written,
+		pkg:     "./engine", test: "^TestWhatAFailedCommitLeavesInStorageIsNeverSeen$",
+		says: seen(`s/0 shows \["old" "lost"\]`),
+	},
+	{
+		kind: taken, name: "expiry-told-and-taken-back",
+		symptom: "Who was told on creating a fork that the name had expired could find it alive after a crash.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnExpirySeenByACreationHolds$",
+		says: seen(`got error <nil>, want runnel: deleted, but still read by forks`),
+	},
+	{
+		kind: taken, name: "watchers-hear-of-what-never-was",
+		symptom: "Watchers were told of creations and deletions that storage had refused.",
+		found:   written,
+		pkg:     "./engine", test: "^TestNobodyIsToldOfWhatDidNotHappen$",
+		says: seen(`told \["created new" "deleted there"\], and nothing has happened`),
+	},
+	{
+		kind: taken, name: "up-to-date-too-early",
+		symptom: "A reader that came back with SSE was told that it is up to date before it had what was there.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection58AReaderWhoComesBackIsUpToDateOnlyWhenItHasWhatWasThere$",
+		says: seen(`got \{StreamNextOffset:0+2_0+ .*UpToDate:true .*want the offset`),
+	},
+
+	{
+		kind: wrong, name: "unreadable-guard-is-guessed",
+		symptom: "Where processes share storage, an append that had happened was answered with a failure if storage could not be read for a moment.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnUnknownOutcomeIsFoundOut$",
+		says: seen(`blind:_true.*\n.*write 0: runnel: reading storage: no answer`),
+	},
+	{
+		kind: wrong, name: "staged-behind-fails-too",
+		symptom: "A write was refused because the one before it was, with which it had nothing to do.",
+		found:   written,
+		pkg:     "./engine", test: "^TestWhatIsStagedBehindARefusedCommitIsTriedAgain$",
+		says: seen(`staged_test.go:\d+: got error runnel: unavailable: storage: refused, want <nil>`),
+	},
+	{
+		kind: wrong, name: "waiter-forgets-its-place",
+		symptom: "Where processes share storage, a reader waiting for what comes missed what came, or was given the entries of another segment of the name.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAWaiterLooksByItselfForWhatOthersWrite$",
+		says: seen(`recreate,_after_1 [^\n]*\n.*got error <nil>, want runnel: not found`),
+	},
+	{
+		kind: wrong, name: "half-of-a-segment-is-read",
+		symptom: "Where processes share storage, a segment that another process was deleting was described as there and empty.",
+		found:   written,
+		pkg:     "./engine", test: "^TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite$",
+		says: seen(`deleted_before_look_3 [^\n]*\n.*Tail:0 Earliest:0 Bytes:0`),
+	},
+	{
+		kind: wrong, name: "trimmed-elsewhere-looks-corrupt",
+		symptom: "Where processes share storage, what another process had just trimmed or deleted was reported as corrupt.",
+		found:   written,
+		pkg:     "./engine", test: "^TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite$",
+		says: seen(`got error record: corrupt: entries are missing, want runnel: not found`),
+	},
+	{
+		kind: wrong, name: "overtaken-reader-hears-of-corruption",
+		symptom: "A reader whom retention overtook was not told so if the segment had left memory.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAReaderThatRetentionOvertakesIsTold$",
+		says: seen(`got error record: corrupt: entries are missing, want a \*runnel\.TrimmedError`),
+	},
+	{
+		kind: wrong, name: "latest-before-earliest",
+		symptom: "A segment under load was described as beginning after its end.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnEntryThatIsReadIsNeverOlderThanTheEarliest$",
+		says: seen(`retain_test.go:\d+: \{Segment:a .*Tail:\d+ Earliest:\d+`),
+	},
+	{
+		kind: wrong, name: "fork-begins-with-what-it-cannot-keep",
+		symptom: "A fork was created with a first record larger than the retention that it inherits, and nobody could ever read it.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAForkInheritsRetention$",
+		says: seen(`got error <nil>, want runnel: too large`),
+	},
+	{
+		kind: wrong, name: "commit-row-too-large",
+		symptom: "Many small writes at once were refused on storage with small values, because the row of their commit was larger than one.",
+		found:   written,
+		pkg:     "./engine", test: "^TestManyWritesAreSpreadOverTightBatches$",
+		says: seen(`refused: a value has \d+ bytes, the limit is 4096`),
+	},
+	{
+		kind: wrong, name: "commit-to-very-many-segments",
+		symptom: "A commit to thousands of segments was answered with an invitation to try again, for ever, and not with the rule that it breaks.",
+		found:   written,
+		pkg:     "./engine", test: "^TestACommitToMoreSegmentsThanItsRowHoldsIsRefused$",
+		says: seen(`got runnel: unavailable: .*a value has \d+ bytes, the limit is 4096, want runnel: invalid request`),
+	},
+	{
+		kind: wrong, name: "fork-chain-too-long-to-write",
+		symptom: "A fork at the end of a long chain was answered with an invitation to try again, for ever, and not with the rule that it breaks.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAForkWhoseDescriptionNoValueHoldsIsRefused$",
+		says: seen(`fork \d+: runnel: unavailable: .*a value has \d+ bytes, the limit is 4096`),
+	},
+	{
+		kind: wrong, name: "one-piece-too-many",
+		symptom: "An entry at the limit of what storage takes in one batch was answered with an invitation to try again, for ever.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheNumberOfPiecesIsKnownBeforehand$",
+		says: seen(`refused: the batch has 501 changes, the limit is 500`),
+	},
+	{
+		kind: wrong, name: "prefix-of-no-path-lists-the-root",
+		symptom: "A listing of the paths that begin with a slash, of which there are none, showed those of the root.",
+		found:   written,
+		pkg:     "./engine", test: "^TestListByPrefixAfterAndLimit$",
+		says: seen(`prefix "/" after "" limit 0: .*, want \[\]`),
+	},
+	{
+		kind: wrong, name: "watchers-miss-an-expired-source",
+		symptom: "Watchers were not told of the end of an expired segment that went with the last of its forks.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheEndOfAnExpiredSourceIsToldWhenItGoesWithItsLastFork$",
+		says: seen(`told \["deleted fork"\], want`),
+	},
+	{
+		kind: wrong, name: "cache-outlives-the-stream",
+		symptom: "Caches were allowed to serve a stream for six minutes, also if it would be gone in two seconds.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection56NothingIsCachedForLongerThanItLasts$",
+		says: seen(`Cache-Control is "public, max-age=60, stale-while-revalidate=300", want "public, max-age=2"`),
+	},
+	{
+		kind: wrong, name: "etag-of-another-database",
+		symptom: "After a database was made anew, a client that had cached a stream of the old one was told that nothing has changed.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection101AnotherDatabaseHasOtherETags$",
+		says: seen(`both have "1:0:1"`),
+	},
+	{
+		kind: wrong, name: "closed-stream-asks-for-a-type",
+		symptom: "An append without a Content-Type to a closed stream was told of the type, and not that the stream is closed.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection52AClosedStreamSaysSoBeforeTheTypeIsMissed$",
+		says: seen(`status 400, want 409; body .*missing_content_type`),
+	},
+	{
+		kind: wrong, name: "etag-in-if-match",
+		symptom: "An append with the ETag of a read in If-Match was called malformed, where the answer is that the condition does not hold.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestIfMatchAppendsOnlyAtTheTail$",
+		says: seen(`status 400, want 412; body .*invalid_offset`),
+	},
+	{
+		kind: wrong, name: "location-without-a-host",
+		symptom: "A client of HTTP/1.0 that sends no Host was given a Location that is no URL.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestLocationIsAPathIfThereIsNoHost$",
+		says: seen(`Location "http:///v1/stream/a%20b"`),
+	},
+	{
+		kind: wrong, name: "no-timestamp-is-taken-for-one",
+		symptom: "A Stream-Expires-At that is no timestamp was guessed at rather than refused.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestSection51ALifetimeHasAStrictForm$",
+		says: seen(`PUT expiry: status 201, want 400`),
+	},
+	{
+		kind: wrong, name: "own-stream-named-as-the-registry",
+		symptom: "A stream of one's own with the name of the registry could not be read.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestAStreamThatOnlyHasTheNameOfTheRegistryIsLeftAlone$",
+		says: seen(`GET __registry__: status 409, want 200`),
+	},
+	{
+		kind: wrong, name: "refusal-is-an-internal-error",
+		symptom: "A refusal by a log that gives no numbers was answered as an internal error.",
+		found:   written,
+		pkg:     "./wire", test: "^TestAClientGetsAnErrorThatMatchesTheServersOwn$",
+		says: seen(`runnel: closed came as internal error`),
+	},
+	{
+		kind: wrong, name: "query-of-a-url-is-dropped",
+		symptom: "A command that was given a stream's URL with an offset in its query read from elsewhere, and said nothing.",
+		found:   written,
+		pkg:     "./cmd/runnel", test: "^TestFailuresSayWhatTheServerSaid$",
+		says: seen(`read http://\S+/a\?offset=now: .*(code|exit|status|got)?.* 1`),
+	},
+	{
+		kind: wrong, name: "force-minds-what-is-deleted",
+		symptom: "`runnel rm -f` stopped at a stream that was deleted already and kept for its forks.",
+		found:   written,
+		pkg:     "./cmd/runnel", test: "^TestForceDoesNotMindWhatIsGone$",
+		says: seen(`(?s)rm -f a missing b.*410`),
+	},
+
+	{
+		kind: life, name: "crash-forgets-who-waits",
+		symptom: "A crash cut short the life of a stream with a TTL that somebody was waiting at.",
+		found:   written,
+		pkg:     "./engine", test: "^TestReadersKeepASegmentAlive$",
+		says: seen(`expire_test.go:\d+: got error runnel: segment "a" not found, want <nil>`),
+	},
+	{
+		kind: life, name: "crash-forgets-a-close",
+		symptom: "A crash cut short the life of a stream with a TTL that had last been used to close it.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheWindowSlidesWithEveryUse$/^close",
+		says: seen(`close,_crashed [^\n]*\n.*it is gone before its time`),
+	},
+	{
+		kind: life, name: "trim-forgets-the-last-use",
+		symptom: "A crash cut short the life of a stream with a TTL whose last entries retention had dropped.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTrimmingKeepsTheLastUse$",
+		says: seen(`got error runnel: segment "a" not found, want <nil>`),
+	},
+	{
+		kind: life, name: "clean-close-lengthens-a-life",
+		symptom: "A restart lengthened the life of a stream with a TTL although the server was closed as it should be.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheWindowSlidesWithEveryUse$",
+		says: seen(`read,_closed_and_reopened [^\n]*\n.*it is there after its time`),
+	},
+	{
+		kind: life, name: "ttl-grows-with-every-crash",
+		symptom: "The time that a crash adds to a TTL added up over crashes, so that a stream could live for ever.",
+		found:   written,
+		pkg:     "./engine", test: "^TestCrashesDoNotAddUpToALongerLife$",
+		says: seen(`got error <nil>, want runnel: not found`),
+	},
+	{
+		kind: life, name: "reader-elsewhere-does-not-count",
+		symptom: "Where processes share storage, a stream with a TTL expired although it was read through another process.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheWindowSlidesForAllEngines$",
+		says: seen(`1 reads every 1s: runnel: segment "a" not found`),
+	},
+
+	{
+		kind: stands, name: "fork-of-the-ending-spins",
+		symptom: "Forking a stream that was being deleted used up a processor until the deletion was durable.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnAnswerWaitsForWhatItRestsOn$", hangs: 20 * time.Second,
+		says: seen(`panic: test timed out after \S+\s+running tests:[^:]*a_fork_of_what_is_being_deleted`),
+	},
+	{
+		kind: stands, name: "trim-of-the-ending-spins",
+		symptom: "Reading a stream with retention while it was being deleted used up a processor until the deletion was durable.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTrimmingWaitsForADeletionUnderWay$", hangs: 20 * time.Second,
+		says: seen(`panic: test timed out after \S+\s+running tests:\s+TestTrimmingWaitsForADeletionUnderWay`),
+	},
+	{
+		kind: stands, name: "year-9999-keeps-readers-busy",
+		symptom: "A reader waiting at a stream that expires in some hundred years used up a processor.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnExpiryInTheYear9999DoesNotKeepReadersBusy$", hangs: 20 * time.Second,
+		says: seen(`panic: test timed out after \S+\s+running tests:\s+TestAnExpiryInTheYear9999`),
+	},
+	{
+		kind: stands, name: "close-waits-for-ever",
+		symptom: "A server did not stop as long as storage could not tell what had become of a commit.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAnEngineClosesAlthoughStorageNeverKnows$",
+		says: seen(`still closing`),
+	},
+	{
+		kind: stands, name: "second-close-does-not-wait",
+		symptom: "Closing an engine that was being closed returned before it was closed, so that the program could end with writes under way.",
+		found:   written,
+		pkg:     "./engine", test: "^TestClosingLetsStagedWritesBecomeDurable$",
+		says: seen(`closing ended with <nil>`),
+	},
+	{
+		kind: stands, name: "load-holds-everybody-up",
+		symptom: "Requests for a stream that storage was slow to load could not be given up, whatever their time-out.",
+		found:   written,
+		pkg:     "./engine", test: "^TestWhoeverWaitsForALoadCanGiveUp$",
+		says: seen(`it still waits for the load, long after its time is up`),
+	},
+	{
+		kind: stands, name: "reader-holds-up-a-writer",
+		symptom: "Appends to a stream with retention waited for a reader whom storage kept waiting.",
+		found:   written,
+		pkg:     "./engine", test: "^TestNoWriterWaitsForAReaderThatLooksForWhatIsRetained$",
+		says: seen(`the append waits for a reader whom storage keeps waiting`),
+	},
+	{
+		kind: stands, name: "metadata-is-looked-for-from-the-start",
+		symptom: "Reading a large append of records with metadata took minutes, as each was looked for from the start.",
+		found:   written,
+		pkg:     "./record", test: "^TestTheMetadataOfALargeRunIsReadInALinearTime$",
+		says: seen(`\d+ of 65536 entries took \d+s`),
+	},
+	{
+		kind: stands, name: "opening-hangs-on-a-disk-error",
+		symptom: "A server whose disk failed while its database was being opened neither started nor ended.",
+		found:   written,
+		pkg:     "./storage/pebblestore", test: "^TestOpenReportsADiskErrorAndLeavesTheDirectoryFree$", hangs: 20 * time.Second,
+		says: seen(`panic: test timed out after \S+\s+running tests:\s+TestOpenReportsADiskError`),
+	},
+
+	{
+		kind: grows, name: "written-only-is-never-trimmed",
+		symptom: "The disk filled with a stream that is bounded by bytes or entries if nobody read it.",
+		found:   written,
+		pkg:     "./engine", test: "^TestWhatRetentionCutsIsDropped$",
+		says: seen(`1000 runs are in storage, 10 are retained`),
+	},
+	{
+		kind: grows, name: "what-a-fork-kept-stays",
+		symptom: "Entries that retention had cut and only a fork still read stayed on disk when the fork was gone.",
+		found:   written,
+		pkg:     "./engine", test: "^TestAForkOfWhatRetentionHasCutBeginsThere$",
+		says: seen(`has 2 rows of kind e, want 1`),
+	},
+	{
+		kind: grows, name: "every-trim-leaves-a-row",
+		symptom: "The disk filled with a row for each time that a stream was trimmed.",
+		found:   written,
+		pkg:     "./engine", test: "^TestTheTimelineOfWhatIsGoneIsGivenBack$",
+		says: seen(`[3-9]\d commits of \d+ are left`),
+	},
+	{
+		kind: grows, name: "deleted-is-remembered",
+		symptom: "A deleted stream left a row behind until the time at which it would have expired.",
+		found:   written,
+		pkg:     "./engine", test: "^TestADeletedSegmentIsNotRememberedUntilItWouldHaveExpired$",
+		says: seen(`has 10 rows of kind x, want 0`),
+	},
+	{
+		kind: grows, name: "readers-of-large-entries",
+		symptom: "Every reader of a large entry had all of it in memory, so that many slow ones ended the server.",
+		found:   written,
+		pkg:     "./engine", test: "^TestReadersTakeTurnsInHavingALargeEntryInMemory$",
+		says: seen(`a second reader of 6 MiB where 8 are allowed got <nil>`),
+	},
+	{
+		kind: grows, name: "large-events",
+		symptom: "Every live reader of a large entry had a copy of its event in memory, so that many slow ones ended the server.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestLargeEntriesWaitForTheirTurnToBeSent$",
+		says: seen(`the second reader has waited for 0s`),
+	},
+	{
+		kind: grows, name: "metadata-is-not-counted",
+		symptom: "The cache of latest entries grew beyond its bound by all metadata.",
+		found:   written,
+		pkg:     "./engine", test: "^TestMetadataCountsInTheTailCache$",
+		says: seen(`6 MiB of metadata are kept in a cache of 1 MiB`),
+	},
+	{
+		kind: grows, name: "quiet-stream-keeps-its-events",
+		symptom: "Every stream that was followed live kept its last events in memory for as long as it was quiet.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestAHubKeepsLittleAndNotForLong$",
+		says: seen(`it still keeps 2 frames`),
+	},
+	{
+		kind: grows, name: "hub-keeps-large-events",
+		symptom: "Every stream that was followed live kept its last event in memory, however large it was.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestAHubKeepsLittleAndNotForLong$",
+		says: seen(`after a frame of 262145 bytes it keeps 1, want 0`),
+	},
+	{
+		kind: grows, name: "body-that-trickles",
+		symptom: "A client that sent a byte now and then held the room of a whole body for ever, and some hundreds of them shut everybody out.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestASenderMustKeepARate$",
+		says: seen(`status 204, want 408`),
+	},
+	{
+		kind: grows, name: "body-holds-twice-what-arrived",
+		symptom: "A large body counted, and was given memory, for twice what had arrived of it.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestABodyHoldsLittleMoreThanHasArrived$",
+		says: seen(`4194304 bytes are held for 2097152`),
+	},
+}
