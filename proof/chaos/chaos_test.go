@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	rounds  = flag.Int("rounds", 4, "after how many rounds of disturbances and checks the run ends")
+	rounds  = flag.Int("rounds", 3, "after how many rounds of disturbances and checks the run ends")
 	forTime = flag.Duration("for", 0, "run rounds until this time is over, instead of -rounds")
 	seed    = flag.Uint64("seed", 0, "chooses the disturbances and what clients do, but not how they interleave; 0 takes one at random")
 )

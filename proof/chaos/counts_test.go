@@ -34,6 +34,9 @@ const (
 	tailMoved      sometimes = "a conditional append was refused"
 	tailExplained  sometimes = "a conditional append in doubt was found written"
 	tailUnwritten  sometimes = "a conditional append in doubt was found not written"
+	seqRefused     sometimes = "an append with a used Stream-Seq was refused"
+	seqExplained   sometimes = "an append with Stream-Seq in doubt was found written"
+	seqUnwritten   sometimes = "an append with Stream-Seq in doubt was found not written"
 	closeRefuses   sometimes = "an append to a closed stream was refused"
 	recreated      sometimes = "a deleted name was created again"
 	forkMade       sometimes = "a fork was made"
@@ -62,7 +65,7 @@ func newCounts() *counts {
 		killedUnderLoad, killedInStart, frozenShortly, frozenLong, frozenInStart, frozenThenKilled,
 		doubtWritten, doubtNotWritten, doubtClose, doubtDelete, doubtCreate, doubtBatch,
 		retryKnown, retryNew, retryLate, epochBumped, epochFenced, tailMoved, tailExplained, tailUnwritten,
-		closeRefuses, recreated, forkMade, forkOrphaned, retentionCut, expired, notYetExpired, largeEntry,
+		seqRefused, seqExplained, seqUnwritten, closeRefuses, recreated, forkMade, forkOrphaned, retentionCut, expired, notYetExpired, largeEntry,
 		partlyReceived,
 	} {
 		c.n[s] = 0

@@ -33,7 +33,7 @@ func (p *forks) run(ctx context.Context, w *world) {
 	for _, pr := range p.pairs {
 		p.end(ctx, w, pr)
 	}
-	p.pairs = slices.DeleteFunc(p.pairs, func(pr *pair) bool { return pr.rounds > 3 })
+	p.pairs = slices.DeleteFunc(p.pairs, func(pr *pair) bool { return pr.rounds >= 3 })
 	for ctx.Err() == nil {
 		p.make(ctx, w)
 		w.wait(ctx, 20*time.Millisecond)
@@ -46,13 +46,12 @@ func (p *forks) end(ctx context.Context, w *world, pr *pair) {
 	switch r := w.rand(); {
 	case pr.rounds == 1 && r.IntN(2) == 0:
 		pr.sourceDeleted = w.delete(ctx, pr.source)
-	case pr.rounds == 3 && r.IntN(2) == 0:
-		w.delete(ctx, pr.fork)
+	case pr.rounds < 3:
+	case r.IntN(2) == 0 && w.delete(ctx, pr.fork) || w.closeStream(ctx, pr.fork):
 		p.retire(pr.source)
 		p.retire(pr.fork)
-	case pr.rounds == 3:
-		p.retire(pr.source)
-		p.retire(pr.fork)
+	default:
+		pr.rounds-- // the next round tries again
 	}
 }
 
@@ -71,6 +70,13 @@ func (p *forks) make(ctx context.Context, w *world) {
 		contentType: []string{text, messages}[r.IntN(2)],
 	}
 	p.add(pr.source, pr.contentType)
+	made := false
+	defer func() {
+		if !made { // it is only checked from now on
+			p.retire(pr.source)
+			p.retire(pr.fork)
+		}
+	}()
 	if !w.create(ctx, pr.source, pr.contentType) {
 		return
 	}
@@ -96,6 +102,7 @@ func (p *forks) make(ctx context.Context, w *world) {
 		w.fail("forking %s at %d: %v", pr.source, len(inherited), a)
 		return
 	}
+	made = true
 	w.counts.hit(forkMade)
 	w.followUntil(pr.fork, pr.contentType, true, anyTransport(r))
 	p.pairs = append(p.pairs, pr)

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -13,11 +14,21 @@ import (
 
 // closers take streams through short lives: created with an entry, filled, closed with a last one or
 // without.
-type closers struct{ streams }
+type closers struct {
+	streams
+	unfinished []string // at the end of a round
+}
 
 func (p *closers) name() string { return "closers" }
 
 func (p *closers) run(ctx context.Context, w *world) {
+	for _, path := range p.unfinished {
+		if !w.closeStream(ctx, path) {
+			return
+		}
+		p.retire(path)
+	}
+	p.unfinished = nil
 	var work sync.WaitGroup
 	for range 2 {
 		work.Go(func() {
@@ -35,7 +46,6 @@ func (p *closers) live(ctx context.Context, w *world) {
 	path := fmt.Sprint("life/", w.streams.Add(1))
 	contentType := []string{text, octets, messages}[r.IntN(3)]
 	p.add(path, contentType)
-	defer p.retire(path)
 	first := name("first", 0, r.IntN(100))
 	q := request{method: http.MethodPut, path: path, contentType: contentType, body: encode(contentType, first)}
 	switch a, ok := w.insist(ctx, w.ledger.BeginCreate(path, first), q, doubtCreate); {
@@ -46,24 +56,36 @@ func (p *closers) live(ctx context.Context, w *world) {
 		return
 	}
 	w.follow(path, contentType, anyTransport(r))
+	if p.fill(ctx, w, r, path, contentType) {
+		p.retire(path)
+		return
+	}
+	p.mu.Lock()
+	p.unfinished = append(p.unfinished, path)
+	p.mu.Unlock()
+}
+
+// fill appends to a stream and closes it, and tells whether it came to that.
+func (p *closers) fill(ctx context.Context, w *world, r *rand.Rand, path, contentType string) bool {
 	l := &lane{path: path, contentType: contentType, producer: "middle"}
 	for range r.IntN(4) {
 		for !w.produce(ctx, r, l, 1) {
 			if ctx.Err() != nil {
-				return
+				return false
 			}
 		}
 	}
 	if r.IntN(2) == 0 {
-		w.closeStream(ctx, path)
-		return
+		return w.closeStream(ctx, path)
 	}
 	last := name("last", 0, r.IntN(100))
-	q = (&lane{path: path, contentType: contentType, producer: "closer"}).request(0, 0, encode(contentType, last))
+	q := (&lane{path: path, contentType: contentType, producer: "closer"}).request(0, 0, encode(contentType, last))
 	q.header = append(q.header, wire.HeaderClosed, "true")
-	if a, ok := w.insist(ctx, w.ledger.BeginClose(path, last), q, doubtClose); ok && !a.ok() {
+	a, ok := w.insist(ctx, w.ledger.BeginClose(path, last), q, doubtClose)
+	if ok && !a.ok() {
 		w.fail("closing %s with an entry: %v", path, a)
 	}
+	return ok
 }
 
 func (p *closers) check(w *world, all bool) {

@@ -21,6 +21,7 @@ func workloads() []workload {
 		&producers{id: "json", contentType: messages, count: 3, largest: 20},
 		&writers{},
 		&contenders{},
+		&sequenced{},
 		&closers{},
 		&recreators{},
 		&forks{},
