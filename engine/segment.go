@@ -171,10 +171,11 @@ func (sp *space) read(ctx context.Context, name string) (*state, error) {
 			return nil, storageError(err)
 		}
 		st, serr := sp.readDescribed(ctx, described)
-		if serr != nil && !errors.Is(serr, errMissing) || sp.e.limits.Exclusive || serr == nil && (st.tail > 0 || st.mutable != nil) {
+		if serr != nil && !errors.Is(serr, errMissing) || sp.e.limits.Exclusive {
 			return st, serr
 		}
-		// It may have been deleted meanwhile.
+		// Another process may have closed or deleted it meanwhile. Only while the descriptor stays as it is
+		// were all parts of the state there at one moment.
 		var again []byte
 		if again, err = driver.Get(ctx, sp.part, descriptorKey(name)); err == nil && bytes.Equal(again, described) {
 			return st, serr

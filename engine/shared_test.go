@@ -424,6 +424,10 @@ func TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite(t *testing.T
 			b.create("s/a", runnel.CreateOptions{Retention: runnel.Retention{Entries: 10, Bytes: 1000}}, "anew")
 			pass(time.Minute)
 		},
+		"written and closed": func(b *world) {
+			_, err := b.tryAppend("s/a", closing, "last")
+			wantError(b.t, err, nil)
+		},
 	} {
 		for nth := range 8 {
 			t.Run(fmt.Sprintf("%s before look %d", name, nth), func(t *testing.T) {
@@ -447,7 +451,8 @@ func TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite(t *testing.T
 					info, err := a.Stat(ctx, at("s/a"))
 					if err != nil {
 						wantError(t, err, runnel.ErrNotFound)
-					} else if info.Tail != 10 && info.Tail != 110 && info.Tail != 1 || info.Bytes == 0 {
+					} else if info.Tail != 10 && info.Tail != 11 && info.Tail != 110 && info.Tail != 1 ||
+						info.Bytes == 0 || info.Closed != (info.Tail == 11) {
 						t.Errorf("%+v", info)
 					}
 					got, err := a.readErr("s/a", info.Earliest)
@@ -503,5 +508,31 @@ func TestTheWitnessesOfEnginesThatAreNoMoreGo(t *testing.T) {
 		if n := w.rows("s")["w"]; n > 2 {
 			t.Errorf("%d witnesses are left", n)
 		}
+	})
+}
+
+func TestAWindowIsNotWidenedByHandingASegmentFromEngineToEngine(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := twoEngines(t, engine.Config{MaxSegments: 1, SweepInterval: -1})
+		a.create("s/a", runnel.CreateOptions{TTL: ttl})
+		for i := range 40 {
+			one, other := a, b
+			if i%2 == 1 {
+				one, other = b, a
+			}
+			o := runnel.AppendOptions{HasStreamSeq: true, StreamSeq: fmt.Sprintf("%03d", i)}
+			if _, err := one.tryAppend("s/a", o, "x"); err != nil {
+				t.Fatal(err)
+			}
+			other.stat("s/a")
+			for k := range 12 { // which takes the room of s/a
+				wantError(t, other.statErr(fmt.Sprint("s/missing", k)), runnel.ErrNotFound)
+			}
+			pass(time.Millisecond)
+		}
+		pass(ttl - time.Second)
+		wantError(t, a.statErr("s/a"), nil)
+		pass(time.Second + ttl/8)
+		wantError(t, a.statErr("s/a"), runnel.ErrNotFound)
 	})
 }
