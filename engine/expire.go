@@ -12,7 +12,8 @@ import (
 // A TTL slides with every read and write, and no read may cost a write. So the last access is kept in
 // memory, and written down together with a slack, an eighth of the window, half of which may pass before
 // it is written again. A segment that is loaded after a crash is given the slack on top: it may live a
-// little longer, and never shorter. What is written as a segment leaves memory has no slack and is exact.
+// little longer, and never shorter. What is written as a segment leaves memory has no slack and is exact,
+// unless the segment was given some and was not used since.
 // An expiry that somebody was told of is made durable first, so that it stays.
 
 // maxAccessSlack bounds how much longer a segment can live after a crash.
@@ -43,6 +44,14 @@ func (st *state) expiry() (micros int64, ok bool) {
 
 // lastUse is where the TTL window begins, as far as anybody can know.
 func (inc *incarnation) lastUse() int64 { return max(inc.accessed.Load(), inc.granted) }
+
+// exactAccess is the last access as it is written when the segment leaves memory. What was granted and is
+// not known to have been used stays slack: as an access it would be granted more each time that the segment
+// is loaded.
+func (inc *incarnation) exactAccess() (micros int64, slack time.Duration) {
+	at := inc.accessed.Load()
+	return at, time.Duration(max(inc.granted-at, 0)) * time.Microsecond
+}
 
 // renew starts the TTL window again.
 func (inc *incarnation) renew(micros int64) {
@@ -83,7 +92,8 @@ func (st *state) accessUnsaved(exact bool) bool {
 	}
 	saved, slack := st.savedAccess()
 	if exact {
-		return st.inc.lastUse() > saved || slack > 0
+		at, rest := st.inc.exactAccess()
+		return at > saved || rest != slack
 	}
 	at := st.inc.accessed.Load()
 	return at > saved && at+accessSlack(st.desc.TTL).Microseconds()/2 > saved+slack.Microseconds()
@@ -112,7 +122,7 @@ func (sp *space) stageAccess(seg *segment, exact bool) bool {
 	m := st.mutableCopy()
 	st.noteAccess(&m)
 	if exact {
-		m.Accessed, m.Slack = st.inc.lastUse(), 0
+		m.Accessed, m.Slack = st.inc.exactAccess()
 	}
 	next := *st
 	next.mutable = &m

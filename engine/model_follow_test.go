@@ -168,11 +168,11 @@ func (f *follower) check(player int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.done != f.ended {
-		return fmt.Errorf("ended is %v with %v, want %v with %v", p.done, p.err, f.ended, f.err)
+		return fmt.Errorf("ended is %v with %w, want %v with %w", p.done, p.err, f.ended, f.err)
 	}
 	gone := errors.Is(f.err, runnel.ErrNotFound) && errors.Is(p.err, runnel.ErrSoftDeleted) // first one, then the other
 	if f.ended && !gone && ((p.err == nil) != (f.err == nil) || f.err != nil && !errors.Is(p.err, f.err)) {
-		return fmt.Errorf("ended with %v, want %v", p.err, f.err)
+		return fmt.Errorf("ended with %w, want %w", p.err, f.err)
 	}
 	if p.info != f.info {
 		return fmt.Errorf("returned %+v, want %+v", p.info, f.info)

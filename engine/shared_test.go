@@ -510,29 +510,3 @@ func TestTheWitnessesOfEnginesThatAreNoMoreGo(t *testing.T) {
 		}
 	})
 }
-
-func TestAWindowIsNotWidenedByHandingASegmentFromEngineToEngine(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		a, b := twoEngines(t, engine.Config{MaxSegments: 1, SweepInterval: -1})
-		a.create("s/a", runnel.CreateOptions{TTL: ttl})
-		for i := range 40 {
-			one, other := a, b
-			if i%2 == 1 {
-				one, other = b, a
-			}
-			o := runnel.AppendOptions{HasStreamSeq: true, StreamSeq: fmt.Sprintf("%03d", i)}
-			if _, err := one.tryAppend("s/a", o, "x"); err != nil {
-				t.Fatal(err)
-			}
-			other.stat("s/a")
-			for k := range 12 { // which takes the room of s/a
-				wantError(t, other.statErr(fmt.Sprint("s/missing", k)), runnel.ErrNotFound)
-			}
-			pass(time.Millisecond)
-		}
-		pass(ttl - time.Second)
-		wantError(t, a.statErr("s/a"), nil)
-		pass(time.Second + ttl/8)
-		wantError(t, a.statErr("s/a"), runnel.ErrNotFound)
-	})
-}
