@@ -117,7 +117,7 @@
 // # Errors
 //
 // Every error has a JSON body, {"error":{"code":"closed","message":"…", …}}, with the numbers that belong
-// to it. The codes are listed in package wire. 503 says that nothing was written and that a retry is
-// welcome. 500 with the code outcome_unknown says that the write may or may not have happened; to find
+// to it. The codes are listed in package wire. 503 and 507 say that nothing was written and that a
+// retry is welcome; with 507 the disk is nearly full, and reads and deletes go on. 500 with the code outcome_unknown says that the write may or may not have happened; to find
 // out, repeat it with the same producer headers or If-Match.
 package durablestreams

@@ -172,8 +172,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	f := wire.ErrorOf(err)
 	if f.Status >= http.StatusInternalServerError && f.Cause != nil {
 		level := slog.LevelError
-		if f.Status == http.StatusServiceUnavailable {
+		switch f.Status {
+		case http.StatusServiceUnavailable:
 			level = slog.LevelWarn
+		case http.StatusInsufficientStorage:
+			level = slog.LevelDebug // the storage says once that it is full
 		}
 		h.cfg.Logger.LogAttrs(r.Context(), level, "request failed",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path),

@@ -215,7 +215,7 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("storage: full: %d bytes are free, %d are kept free, the batch may take %d", e.Free, e.Keep, e.Need)
+	return fmt.Sprintf("storage: full: %d bytes are free, %d must stay free, and the batch may take %d", e.Free, e.Keep, e.Need)
 }
 
 func (e *FullError) Is(target error) bool { return target == ErrFull }

@@ -11,7 +11,9 @@ import (
 // health answers the questions of whoever runs the server.
 type health struct {
 	// failed returns why the log takes no more writes, or nil.
-	failed   func() error
+	failed func() error
+	// full returns why writes are refused until there is more space, or nil.
+	full     func() error
 	draining atomic.Bool
 	told     sync.Once // that it failed
 	log      *slog.Logger
@@ -48,6 +50,11 @@ func (h *health) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	if h.draining.Load() {
 		h.write(w, r, http.StatusServiceUnavailable, answer{Status: "draining", Reason: "the server is shutting down"})
+		return
+	}
+	if err := h.full(); err != nil {
+		// Readers and whoever makes space by deleting must not be sent away.
+		h.write(w, r, http.StatusOK, answer{Status: "full", Reason: err.Error()})
 		return
 	}
 	h.write(w, r, http.StatusOK, answer{Status: "ready"})

@@ -48,6 +48,7 @@ type serveCmd struct {
 	Heartbeat       time.Duration `help:"Send a comment on server-sent events that were silent for this time; 0 is never." default:"15s" env:"RUNNEL_HEARTBEAT" placeholder:"TIME"`
 	MaxBody         byteSize      `help:"Refuse request bodies larger than this." default:"64MiB" env:"RUNNEL_MAX_BODY" placeholder:"SIZE"`
 	BlockCache      byteSize      `help:"Memory for blocks read from disk; the page cache of the system comes on top." default:"32MiB" env:"RUNNEL_BLOCK_CACHE" placeholder:"SIZE"`
+	KeepFree        byteSize      `help:"Refuse writes that would leave less than this free on the disk of the data, so that it is never full; deletes and reads go on. 0 keeps nothing free." default:"256MiB" env:"RUNNEL_KEEP_FREE" placeholder:"SIZE"`
 	Compress        bool          `help:"Compress what is on disk: about half the space for text, read back at about a third of the speed." env:"RUNNEL_COMPRESS"`
 	TailCache       byteSize      `help:"Memory for the latest entries of all streams, from which live readers are served." default:"32MiB" env:"RUNNEL_TAIL_CACHE" placeholder:"SIZE"`
 	DrainTimeout    time.Duration `help:"At the end, give requests under way this long to finish." default:"10s" env:"RUNNEL_DRAIN_TIMEOUT" placeholder:"TIME"`
@@ -65,7 +66,8 @@ func (*serveCmd) Help() string {
 	return `A flag wins over its environment variable, that over the configuration file, and that over the default.
 
 GET /healthz answers as long as the process does. GET /readyz answers 200 while requests are welcome and
-503, with the reason, when the storage has failed or the server is on its way down.
+503, with the reason, when the storage has failed or the server is on its way down. While writes are
+refused because the disk is nearly full it answers 200 with the status "full": reads and deletes go on.
 
 SIGTERM or an interrupt ends the server cleanly: live readers are told to come back, requests under way
 finish, the storage is closed. A second one ends it at once, which loses nothing that was acknowledged.`
@@ -161,7 +163,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
 
 	streams := durablestreams.New(eng, c.streamsConfig(log))
-	health := &health{failed: eng.Err, log: log}
+	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
 		Handler:           health.before(streams),
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -223,7 +225,9 @@ func (c *serveCmd) openDriver(log *slog.Logger) (storage.Driver, error) {
 	if err := makeDir(c.Data); err != nil {
 		return nil, fmt.Errorf("data: %w", err)
 	}
-	driver, err := pebblestore.Open(c.Data, pebblestore.Config{CacheBytes: int64(c.BlockCache), Compress: c.Compress, Logger: log})
+	driver, err := pebblestore.Open(c.Data, pebblestore.Config{
+		CacheBytes: int64(c.BlockCache), Compress: c.Compress, KeepFreeBytes: offIfZero(int64(c.KeepFree)), Logger: log,
+	})
 	switch {
 	case errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES):
 		// What a lock on a file answers that another process holds.
@@ -232,6 +236,15 @@ func (c *serveCmd) openDriver(log *slog.Logger) (storage.Driver, error) {
 		return nil, fmt.Errorf("data: %w", err)
 	}
 	return driver, nil
+}
+
+// fullness returns what tells why the driver takes no writes for lack of space.
+func fullness(driver storage.Driver) func() error {
+	gauge, ok := driver.(storage.Gauge)
+	if !ok {
+		return func() error { return nil }
+	}
+	return func() error { return gauge.Full(false) }
 }
 
 // makeDir makes a directory and those above it that are missing, so that they are still there after a power
@@ -286,11 +299,11 @@ func (c *serveCmd) streamsConfig(log *slog.Logger) durablestreams.Config {
 }
 
 // offIfZero translates a setting, where 0 is "never", into a Config, where 0 is the default.
-func offIfZero(d time.Duration) time.Duration {
-	if d == 0 {
+func offIfZero[T ~int64](setting T) T {
+	if setting == 0 {
 		return -1
 	}
-	return d
+	return setting
 }
 
 func (c *serveCmd) listen(ctx context.Context) (net.Listener, error) {

@@ -56,8 +56,8 @@ func (f *fence) change(name, verb string, op func() error) error {
 }
 
 // fullPause is how long a table for which there is no space waits until Pebble is told. Pebble tries
-// again at once.
-const fullPause = time.Second
+// again at once, and may have written much by the time it finds that there is still none.
+const fullPause = 5 * time.Second
 
 // pause waits for space to come if err says that there is none.
 func (f *fence) pause(err error) {
