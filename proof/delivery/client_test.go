@@ -55,7 +55,9 @@ func sdkTail(rd *reader, poll bool) func(context.Context) error {
 				return torn(err)
 			}
 			if len(b.Data) > 0 {
-				rd.note("batch: to %s, up to date %t", b.Offset, b.UpToDate)
+				if b.UpToDate {
+					rd.note("batch: to %s, up to date", b.Offset)
+				}
 				rd.run.cover.hit("the SDK's tail brought data")
 			}
 			if err := a.arrive(string(b.Offset), b.UpToDate); err != nil {

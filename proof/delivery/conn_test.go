@@ -71,18 +71,17 @@ func (n *network) connect(ctx context.Context) (net.Conn, error) {
 		c.cuts = true
 	case stalling:
 		c.stallAfter, c.stall = some(60, 12), time.Duration(some(20, 6))*time.Millisecond
-		if tcp, ok := inner.(*net.TCPConn); ok {
-			_ = tcp.SetReadBuffer(4 << 10) // what does not fit waits in the server
-		}
+		c.narrow = true
 	case trickling:
 		c.most, c.pause = int(some(16, 6)), 2*time.Millisecond
 	case starved:
 		c.most = 4 << 10
 		c.pause = time.Duration(some(5, 4)) * time.Millisecond
-		if tcp, ok := inner.(*net.TCPConn); ok {
-			_ = tcp.SetReadBuffer(8 << 10)
-		}
+		c.narrow = true
 	case steady:
+	}
+	if c.narrow {
+		c.room(8 << 10) // what does not fit waits in the server
 	}
 	return c, nil
 }
@@ -101,10 +100,18 @@ type conn struct {
 	stall      time.Duration
 	most       int // bytes a read brings; 0: any number
 	pause      time.Duration
+	narrow     bool // it has little room for what comes
 
 	read, written int64
 	stalls        atomic.Int64 // that have happened
 	wasCut        atomic.Bool
+}
+
+// room says how much may have come that was not read yet.
+func (c *conn) room(bytes int) {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetReadBuffer(bytes)
+	}
 }
 
 func (c *conn) isCalm() bool {
@@ -129,6 +136,10 @@ func (c *conn) wait(d time.Duration) {
 
 func (c *conn) Read(p []byte) (int, error) {
 	if c.isCalm() {
+		if c.narrow {
+			c.narrow = false
+			c.room(256 << 10)
+		}
 		return c.Conn.Read(p)
 	}
 	if c.most > 0 {

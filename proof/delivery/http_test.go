@@ -380,7 +380,9 @@ func (ev *events) control(data []byte, id string) error {
 	}
 	if ev.data {
 		rd.run.cover.hit("an SSE event brought data")
-		rd.note("event: %d to %d, up to date %t", before, ev.a.at, c.UpToDate)
+		if c.UpToDate || before == 0 {
+			rd.note("event: %d to %d, up to date %t", before, ev.a.at, c.UpToDate)
+		}
 	}
 	rd.cursor = c.StreamCursor
 	ev.begun, ev.data, ev.closed = true, false, c.StreamClosed

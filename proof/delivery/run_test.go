@@ -387,6 +387,7 @@ func (r *run) late() (*reader, string, error) {
 		case l == nil && !at.gone && !at.ended:
 			return rd, fmt.Sprintf("%s is not told that the stream is gone, and is at %d", rd.name, at.at), nil
 		case l == nil:
+		case info.Closed && at.ended && at.at == unknown: // it began at the end
 		case info.Closed && !at.ended:
 			return rd, fmt.Sprintf("%s is not told that the stream is closed at %d, and is at %d", rd.name, info.Tail, at.at), nil
 		case at.life != l && !(at.life == nil && at.ended):

@@ -31,7 +31,7 @@ func (w *writer) write(ctx context.Context) error {
 		switch n := w.r.IntN(100); {
 		case n < 4:
 			err = w.commit(ctx)
-		case n < 12:
+		case n < 8:
 			err = w.append(ctx, s, w.sizes(s, 1000), true)
 		case n < 30:
 			err = w.append(ctx, s, w.sizes(s, 1+w.r.IntN(20)), true)
