@@ -30,7 +30,7 @@ func TestKillsAndFreezesUnderLoad(t *testing.T) {
 	}
 	t.Logf("seed %d", chosen)
 	s := newServer(t)
-	c := &chaos{world: newWorld(t, s, chosen), loads: workloads(), slowest: 0}
+	c := &chaos{world: newWorld(t, s, chosen), loads: workloads()}
 	defer c.stopReaders()
 	c.plan = c.rand()
 	c.start()
@@ -55,6 +55,7 @@ type chaos struct {
 	*world
 	loads   []workload
 	plan    *rand.Rand
+	last    time.Duration // that a start took
 	slowest time.Duration
 }
 
@@ -136,7 +137,7 @@ func (c *chaos) killInStart() {
 	c.s.kill()
 	for range 1 + c.plan.IntN(4) {
 		c.s.launch()
-		pause(time.Duration(c.plan.Int64N(int64(min(c.slowest, 200*time.Millisecond)))))
+		pause(time.Duration(c.plan.Int64N(int64(c.last))))
 		if c.plan.IntN(4) == 0 {
 			c.freeze(time.Duration(c.plan.IntN(100)) * time.Millisecond)
 			c.counts.hit(frozenInStart)
@@ -158,5 +159,6 @@ func (c *chaos) start() {
 	if c.plan.IntN(2) == 0 {
 		c.s.args = append(c.s.args, "--tail-cache", "64KiB") // so that readers must go to the disk
 	}
-	c.slowest = max(c.slowest, c.s.start())
+	c.last = c.s.start()
+	c.slowest = max(c.slowest, c.last)
 }

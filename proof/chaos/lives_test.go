@@ -69,7 +69,7 @@ func (p *closers) live(ctx context.Context, w *world) {
 func (p *closers) fill(ctx context.Context, w *world, r *rand.Rand, path, contentType string) bool {
 	l := &lane{path: path, contentType: contentType, producer: "middle"}
 	for range r.IntN(4) {
-		for !w.produce(ctx, r, l, 1) {
+		for !w.produce(ctx, r, l, padding(r)) {
 			if ctx.Err() != nil {
 				return false
 			}

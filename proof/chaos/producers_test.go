@@ -51,7 +51,7 @@ func (p *producers) run(ctx context.Context, w *world) {
 		work.Go(func() {
 			for r := w.rand(); ctx.Err() == nil; {
 				for _, l := range lanes {
-					w.produce(ctx, r, l, 1+r.IntN(p.largest))
+					w.produce(ctx, r, l, paddings(r, 1+r.IntN(p.largest))...)
 				}
 			}
 		})
@@ -65,7 +65,7 @@ func (p *producers) rotate(ctx context.Context, w *world) bool {
 	for _, lanes := range p.lanes {
 		for _, l := range lanes {
 			for l.pending != nil {
-				if !w.produce(ctx, r, l, 1) && ctx.Err() != nil {
+				if !w.produce(ctx, r, l) && ctx.Err() != nil {
 					return false
 				}
 			}
@@ -106,8 +106,9 @@ func (p *producers) open(ctx context.Context, w *world, path string, over ...tra
 	return true
 }
 
-// produce sends the next write, or the pending one again, and tells whether there was an answer.
-func (w *world) produce(ctx context.Context, r *rand.Rand, l *lane, entries int) bool {
+// produce sends the next write, of entries with these paddings, or instead the pending one again. It tells
+// whether there was an answer.
+func (w *world) produce(ctx context.Context, r *rand.Rand, l *lane, pads ...int) bool {
 	again := l.pending != nil
 	found, checked := false, false
 	if again {
@@ -119,8 +120,7 @@ func (w *world) produce(ctx context.Context, r *rand.Rand, l *lane, entries int)
 			l.epoch, l.seq = l.epoch+1, 0
 		}
 		var names []string
-		for range entries {
-			pad := padding(r)
+		for _, pad := range pads {
 			if pad > 128<<10 {
 				w.counts.hit(largeEntry)
 			}
@@ -133,7 +133,7 @@ func (w *world) produce(ctx context.Context, r *rand.Rand, l *lane, entries int)
 	a := w.write(ctx, l.pending, l.request(l.epoch, l.seq, l.body), true)
 	switch {
 	case !a.known() || a.status == http.StatusServiceUnavailable:
-		w.doubtOnce(l, again, entries)
+		w.doubtOnce(l, again, len(pads))
 		w.wait(ctx, 5*time.Millisecond)
 		return false
 	case !a.ok():

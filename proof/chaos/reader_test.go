@@ -51,6 +51,7 @@ type follower struct {
 	transport   transport
 
 	mayEnd bool // the stream may be deleted
+	slow   bool // it takes its time to read
 
 	at             atomic.Int64 // entries received
 	closed         atomic.Bool
@@ -67,15 +68,21 @@ func (w *world) follow(path, contentType string, over ...transport) {
 func (w *world) followUntil(path, contentType string, mayEnd bool, over ...transport) {
 	for _, k := range over {
 		ctx, stop := context.WithCancel(context.Background())
-		f := &follower{w: w, path: path, contentType: contentType, transport: k, mayEnd: mayEnd}
-		f.id = fmt.Sprintf("reader %d over %s", w.streams.Add(1), k)
-		f.kills, f.freezes = w.s.kills.Load(), w.s.freezes.Load()
+		f := w.newFollower(path, contentType, k)
+		f.mayEnd = mayEnd
 		w.mu.Lock()
 		w.followers[path] = append(w.followers[path], f)
 		w.stopRead = append(w.stopRead, stop)
 		w.mu.Unlock()
 		w.reading.Go(func() { f.run(ctx) })
 	}
+}
+
+func (w *world) newFollower(path, contentType string, over transport) *follower {
+	f := &follower{w: w, path: path, contentType: contentType, transport: over}
+	f.id = fmt.Sprintf("reader %d over %s", w.streams.Add(1), over)
+	f.kills, f.freezes = w.s.kills.Load(), w.s.freezes.Load()
+	return f
 }
 
 // anyTransport chooses one.
@@ -188,9 +195,8 @@ func (f *follower) gotPart(entries []string) {
 // glimpse makes one connection of a reader of its own, and follows it for a while at most. It is for streams
 // that are deleted and created again, or of which retention drops entries.
 func (w *world) glimpse(ctx context.Context, path, contentType string, over transport, while time.Duration) {
-	f := &follower{w: w, path: path, contentType: contentType, transport: over, mayEnd: true}
-	f.id = fmt.Sprintf("glimpse %d over %s", w.streams.Add(1), over)
-	f.kills, f.freezes = w.s.kills.Load(), w.s.freezes.Load()
+	f := w.newFollower(path, contentType, over)
+	f.mayEnd = true
 	ctx, stop := context.WithTimeout(ctx, while)
 	defer stop()
 	w.ledger.Attach(f.id, path)
@@ -227,7 +233,12 @@ func (f *follower) ask(ctx context.Context, live string) (res *http.Response, al
 		done()
 		return nil, nil, nil, err
 	}
-	alive = func() { timer.Reset(readerPatience) }
+	alive = func() {
+		timer.Reset(readerPatience)
+		if f.slow {
+			pause(time.Millisecond)
+		}
+	}
 	return res, alive, done, nil
 }
 

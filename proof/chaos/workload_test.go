@@ -27,6 +27,7 @@ func workloads() []workload {
 		&forks{},
 		&retained{},
 		&expiring{},
+		&archive{},
 	}
 }
 
