@@ -52,3 +52,20 @@ func TestTrimmingKeepsWhatAForkOnItsWayReads(t *testing.T) {
 		w.wantFrom("s/fork", 0, numbered("", 200)...)
 	})
 }
+
+func TestTheRowsOfTrimsThatLaterOnesReplaceAreGivenBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.create("s/a", runnel.CreateOptions{Retention: runnel.Retention{Entries: 3}})
+		for range 200 {
+			w.append("s/a", numbered("", 100)...)
+			w.stat("s/a")
+			pass(0)
+		}
+		pass(time.Minute)
+		if n := w.rows("s")["c"]; n > 100 {
+			t.Errorf("%d rows are left of 200 trims", n)
+		}
+		w.want("s/a", "98", "99", "100")
+	})
+}
