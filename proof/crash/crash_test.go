@@ -84,7 +84,7 @@ var often = []string{
 	"power failed with writes staged and not durable",
 	"power failed during a restart",
 	"power failed while a fork was made",
-	"a log with a torn end was recovered",
+	"a log was recovered with a torn end",
 	"a log file was begun under load",
 	"an unknown outcome turned out to be: written",
 	"an unknown outcome turned out to be: not written",

@@ -2,7 +2,6 @@ package crash
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -37,6 +37,8 @@ type disk struct {
 	crashAt int // take the image before this change; 0 for never
 	image   *image
 	fault   func(op, name string) error
+	slow    time.Duration // after which syncs of the log that are held go on by themselves; 0 for never
+	onSlow  func()
 	// onLog is called when a log file begins.
 	onLog func()
 }
@@ -85,6 +87,36 @@ func (d *disk) setFault(f func(op, name string) error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = f
+}
+
+// setSlow lets syncs of the log that are held go on after a time.
+func (d *disk) setSlow(t time.Duration, told func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slow, d.onSlow = t, told
+}
+
+// await waits until a sync is let go.
+func (d *disk) await(h *heldSync) {
+	d.mu.Lock()
+	slow := d.slow
+	d.mu.Unlock()
+	if slow == 0 {
+		<-h.let
+		return
+	}
+	late := time.NewTimer(slow)
+	defer late.Stop()
+	select {
+	case <-h.let:
+	case <-late.C:
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if i := slices.Index(d.held, h); i >= 0 {
+			d.held = slices.Delete(d.held, i, i+1)
+			d.onSlow()
+		}
+	}
 }
 
 // arm takes the image before the n-th change from now on.
@@ -136,7 +168,7 @@ func (d *disk) change(op, name string, do func() error) error {
 		d.mu.Unlock()
 	}
 	if wait != nil {
-		<-wait.let
+		d.await(wait)
 		d.mu.Lock()
 		fault = d.fault
 		d.mu.Unlock()
@@ -180,7 +212,7 @@ func (d *disk) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.O
 }
 
 func (d *disk) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return d.create("reuse", newname, func() (vfs.File, error) {
+	return d.create("create", newname, func() (vfs.File, error) {
 		f, err := d.mem.ReuseForWrite(oldname, newname, c)
 		if err == nil {
 			d.rename(oldname, newname)
@@ -270,8 +302,15 @@ func (f *diskFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-func (f *diskFile) Sync() error     { return f.disk.change("sync", f.name, f.sync) }
-func (f *diskFile) SyncData() error { return f.disk.change("sync", f.name, f.sync) }
+func (f *diskFile) Sync() error {
+	op := "sync"
+	if f.dir {
+		op = "sync directory"
+	}
+	return f.disk.change(op, f.name, f.sync)
+}
+
+func (f *diskFile) SyncData() error { return f.Sync() }
 
 func (f *diskFile) sync() error {
 	if f.dir {
@@ -329,8 +368,8 @@ func (l loss) String() string {
 	return [...]string{"all that was not synced is lost", "nothing is lost", "blocks are lost", "ends are torn"}[l]
 }
 
-// disk returns what is left after the crash. torn tells whether a log was neither kept nor lost whole.
-func (i *image) disk(r *rand.Rand, l loss) (left *vfs.MemFS, torn bool) {
+// disk returns what is left after the crash, and what became of logs that were neither kept nor lost whole.
+func (i *image) disk(r *rand.Rand, l loss) (left *vfs.MemFS, torn []string) {
 	left = vfs.NewCrashableMem()
 	var walk func(dir string)
 	walk = func(dir string) {
@@ -373,9 +412,9 @@ func (i *image) disk(r *rand.Rand, l loss) (left *vfs.MemFS, torn bool) {
 					continue
 				}
 			}
-			data := lose(r, l, was, now)
-			if path.Ext(name) == ".log" && !bytes.Equal(data, was) && !bytes.Equal(data, now) {
-				torn = true
+			data, how := lose(r, l, was, now)
+			if isLog(name) && how != "" && !bytes.Equal(data, was) && !bytes.Equal(data, now) {
+				torn = append(torn, how)
 			}
 			write(left, full, data)
 		}
@@ -397,52 +436,52 @@ func write(fs vfs.FS, name string, data []byte) {
 	must(f.Close())
 }
 
-// lose returns what is left of a file that holds now, and held was when it was synced last.
-func lose(r *rand.Rand, l loss, was, now []byte) []byte {
+// lose returns what is left of a file that holds now, and held was when it was synced last, and what that is
+// called, empty if it is one of the two.
+func lose(r *rand.Rand, l loss, was, now []byte) (left []byte, how string) {
 	switch {
 	case bytes.Equal(was, now) || l == loseAll:
-		return was
+		return was, ""
 	case l == loseNothing:
-		return now
+		return now, ""
 	}
 	if l == loseBlocks {
-		left := slices.Clone(was)
+		left, how = slices.Clone(was), "some blocks missing"
+		lost := false
 		const block = 512
 		for i := 0; i < len(now); i += block {
+			end := min(i+block, len(now))
 			if r.IntN(2) == 0 {
+				lost = lost || i < len(was) && !bytes.Equal(was[i:min(end, len(was))], now[i:end]) || i >= len(was)
 				continue
 			}
-			end := min(i+block, len(now))
+			if lost {
+				how = "a later block and without an earlier one"
+			}
 			if end > len(left) {
 				left = append(left, make([]byte, end-len(left))...)
 			}
 			copy(left[i:], now[i:end])
 		}
-		return left
+		return left, how
 	}
 	same := 0
 	for same < min(len(was), len(now)) && was[same] == now[same] {
 		same++
 	}
 	if same == len(now) {
-		return now // it was only cut
+		return now, "" // it was only cut
 	}
 	cut := same + r.IntN(len(now)-same+1)
-	left := slices.Clone(now[:cut])
+	left = slices.Clone(now[:cut])
 	if cut < len(was) {
-		return append(left, was[cut:]...)
+		return append(left, was[cut:]...), "an old end behind the new one"
 	}
 	if r.IntN(2) == 0 {
-		left = append(left, make([]byte, r.IntN(len(now)-cut+1))...)
+		return append(left, make([]byte, r.IntN(len(now)-cut+1))...), "a zeroed end"
 	}
-	return left
+	return left, "a torn end"
 }
-
-// What a disk answers when it fails.
-var (
-	errIO      = errors.New("input/output error")
-	errNoSpace = errors.New("no space left on device")
-)
 
 func must(err error) {
 	if err != nil {

@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"iter"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
 	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/wire"
 )
 
 // committing is a driver that commits in its own way.
@@ -83,6 +88,94 @@ var mutations = []struct {
 		}
 		return d.Commit(ctx, p, &second)
 	})},
+	{"a space forgets at a restart how far its clock has come, and timestamps follow the wall clock back", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+		if key[0] != 'c' {
+			return value, true
+		}
+		c, err := record.DecodeCommit(value)
+		must(err)
+		c.Micros = 0
+		return c.Append(nil), true
+	})},
+	{"what a fork has inherited is cut with its source", brokenReads(func(key, value []byte, r storage.Range) ([]byte, bool) {
+		return value, key[0] != 'r' || len(r.From) != 1+8 // who asks for the references of one segment is about to cut it
+	})},
+	{"a TTL is forgotten at a restart", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+		if key[0] != 'm' {
+			return value, true
+		}
+		desc, err := record.DecodeDescriptor(value)
+		must(err)
+		desc.TTL = 0
+		return desc.Append(nil), true
+	})},
+	{"the last use of a segment is forgotten at a restart", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+		if key[0] != 's' {
+			return value, true
+		}
+		m, err := record.DecodeMutable(value)
+		must(err)
+		m.Accessed, m.Slack = 0, 0
+		return m.Append(nil), true
+	})},
+	{"a reader of events resumes an entry late", resumingAt(+1)},
+	{"a reader of events resumes an entry early", resumingAt(-1)},
+}
+
+// reading is a driver that reads in its own way.
+type reading struct {
+	storage.Driver
+	read func(key, value []byte, r storage.Range) ([]byte, bool)
+}
+
+// brokenReads makes a variant of what is read from storage. What read does not return a value for is not
+// there. A row that is read by its key has a zero range.
+func brokenReads(read func(key, value []byte, r storage.Range) ([]byte, bool)) func() variant {
+	return func() variant {
+		return variant{driver: func(d storage.Driver) storage.Driver { return reading{d, read} }}
+	}
+}
+
+func (d reading) Get(ctx context.Context, p storage.Partition, key []byte) ([]byte, error) {
+	value, err := d.Driver.Get(ctx, p, key)
+	if err != nil {
+		return nil, err
+	}
+	value, ok := d.read(key, value, storage.Range{})
+	if !ok {
+		return nil, storage.ErrKeyNotFound
+	}
+	return value, nil
+}
+
+func (d reading) Scan(ctx context.Context, p storage.Partition, r storage.Range) iter.Seq2[storage.Pair, error] {
+	return func(yield func(storage.Pair, error) bool) {
+		for pair, err := range d.Driver.Scan(ctx, p, r) {
+			there := true
+			if err == nil {
+				pair.Value, there = d.read(pair.Key, pair.Value, r)
+			}
+			if there && !yield(pair, err) {
+				return
+			}
+		}
+	}
+}
+
+// resumingAt makes a variant in which a reader of events that is not at the beginning begins elsewhere.
+func resumingAt(by int) func() variant {
+	return func() variant {
+		return variant{web: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				q := r.URL.Query()
+				if at, err := runnel.ParseOffset(q.Get("offset")); q.Get("live") == wire.LiveSSE && err == nil && at > 0 {
+					q.Set("offset", runnel.Sequence(int(at)+by).Offset())
+					r.URL.RawQuery = q.Encode()
+				}
+				h.ServeHTTP(w, r)
+			})
+		}}
+	}
 }
 
 // TestTheMachineryCanSee breaks the system in ways that the simulator must notice.
@@ -95,7 +188,8 @@ func TestTheMachineryCanSee(t *testing.T) {
 					if found.invariant == itRuns {
 						t.Fatal(found)
 					}
-					t.Logf("seen by seed %d: %.200s", seed, found.Error())
+					text, _, _ := strings.Cut(found.text, "\n")
+					t.Logf("seen by seed %d, by %q: %.150s", seed, found.invariant, text)
 					return
 				}
 			}

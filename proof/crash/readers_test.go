@@ -86,7 +86,7 @@ func (s *sim) follow(x *reader) {
 	var ctx context.Context
 	ctx, x.cancel = context.WithCancel(s.ctx)
 	x.feed = new(feed)
-	f, l, h, at, addr, contentType := x.feed, s.log, s.handler, x.at, x.addr, x.life.contentType
+	f, l, h, at, addr, contentType := x.feed, s.log, s.web, x.at, x.addr, x.life.contentType
 	id := x.life.id
 	switch x.kind {
 	case "tail":

@@ -31,6 +31,7 @@ type variant struct {
 	driver func(storage.Driver) storage.Driver
 	log    func(log) log
 	disk   func(*disk)
+	web    func(http.Handler) http.Handler
 }
 
 // plan says what to run.
@@ -57,6 +58,15 @@ func run(t *testing.T, p plan) (lines []string, found *violation) {
 		}
 		lines, found = s.lines, s.found
 	}()
+	s.outside = make(chan func())
+	defer close(s.outside)
+	go func() {
+		for do := range s.outside {
+			do()
+		}
+	}()
+	const most = 3 * time.Minute
+	defer time.AfterFunc(most, func() { panic(fmt.Sprintf("seed %d takes more than %v", p.seed, most)) }).Stop()
 	synctest.Test(t, func(*testing.T) { s.run() })
 	return s.lines, s.found
 }
@@ -68,12 +78,15 @@ type sim struct {
 	found *violation
 	stuck bool // a disk has failed, and goroutines of Pebble will not end
 
+	// outside runs something outside of the bubble, which it need not leave at rest.
+	outside chan func()
 	disk    *disk
 	door    *door
 	driver  *pebblestore.Driver
 	engine  *engine.Engine
 	log     log
 	handler *durablestreams.Handler
+	web     http.Handler // the handler, or what a variant makes of it
 	fronts  []front
 	ctx     context.Context //nolint:containedctx // that of the clients of one generation
 	cancel  context.CancelFunc
@@ -670,8 +683,14 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 		if s.gen > 1 && r.IntN(4) == 0 {
 			s.disk.arm(1 + r.IntN(30))
 		}
+		cfg := pebblestore.Config{FS: s.disk, MemTableBytes: memTable, CacheBytes: 64 << 10, MaxOpenFiles: 100, MaxCompactions: 1, Logger: quiet}
+		if s.gen > 1 && r.IntN(6) == 0 {
+			s.openBroken(r, cfg)
+			mem, _ = s.disk.snap().disk(r, loss(r.IntN(int(losses))))
+			continue
+		}
 		var err error
-		s.driver, err = pebblestore.Open("data", pebblestore.Config{FS: s.disk, MemTableBytes: memTable, CacheBytes: 64 << 10, MaxOpenFiles: 100, MaxCompactions: 1, Logger: quiet})
+		s.driver, err = pebblestore.Open("data", cfg)
 		s.check(alwaysOpens, err == nil, "%v", err)
 		synctest.Wait()
 		i := s.disk.taken()
@@ -708,7 +727,11 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 		s.log = s.variant.log(e)
 	}
 	s.handler = durablestreams.New(s.log, durablestreams.Config{NoRegistry: true, Heartbeat: -1, SSERotation: -1, LongPollTimeout: 5 * time.Second, ProgressTimeout: 3 * time.Second, KeepConnections: true, Logger: quiet})
-	s.fronts = []front{inProcess{s.log}, overHTTP{http.HandlerFunc(s.handler.ServeHTTP)}}
+	s.web = s.handler
+	if s.variant.web != nil {
+		s.web = s.variant.web(s.handler)
+	}
+	s.fronts = []front{inProcess{s.log}, overHTTP{s.web}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.broken, s.armed, s.forking, s.jumped = false, false, false, false
 	s.flights = nil
@@ -793,8 +816,8 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 	s.quit()
 	s.armed = false
 	mem, torn := i.disk(r, l)
-	if torn {
-		s.cover.hit("a log with a torn end was recovered")
+	for _, how := range torn {
+		s.cover.hit("a log was recovered with " + how)
 	}
 	for _, h := range s.spaces {
 		for _, st := range h.states() {
@@ -806,37 +829,4 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 	s.open(r, mem)
 	s.verify()
 	s.setGate(r.IntN(4) > 0)
-}
-
-// breakDisk makes the disk fail from some moment on.
-func (s *sim) breakDisk(r *rand.Rand) {
-	if s.broken || s.armed {
-		return
-	}
-	s.armed, s.stuck = true, true
-	type fault struct {
-		what, op, ext string
-		err           error
-	}
-	f := []fault{
-		{"syncs of the log fail", "sync", ".log", errIO},
-		{"writes to the log fail", "write", ".log", errIO},
-		{"there is no space for the log", "write", ".log", errNoSpace},
-		{"tables cannot be made", "create", ".sst", errNoSpace},
-		{"tables cannot be written", "write", ".sst", errIO},
-	}[r.IntN(5)]
-	left := 1 << 30
-	if f.ext == ".sst" {
-		left = 1 + r.IntN(3)
-		s.armed = false
-	}
-	s.note("from now on %s", f.what)
-	s.cover.hit("disk: " + f.what)
-	s.disk.setFault(func(op, name string) error {
-		if op == f.op && strings.HasSuffix(name, f.ext) && left > 0 {
-			left--
-			return fmt.Errorf("%s %s: %w", op, name, f.err)
-		}
-		return nil
-	})
 }
