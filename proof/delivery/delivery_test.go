@@ -7,13 +7,13 @@ import (
 )
 
 var (
-	runs  = flag.Int("runs", 3, "how many runs to make")
+	runs  = flag.Int("runs", 2, "how many runs to make")
 	lasts = flag.Duration("for", 0, "make runs for so long, instead of so many")
 	seed  = flag.Uint64("seed", 1, "the seed of the first run")
 )
 
 // standard is what a run does.
-var standard = scale{streams: 21, readers: 10, writers: 4, writeEvery: 12, load: 1500 * time.Millisecond, arrival: 30 * time.Second}
+var standard = scale{streams: 21, readers: 10, writers: 4, writeEvery: 12, load: 1200 * time.Millisecond, arrival: 30 * time.Second}
 
 // TestEveryReaderGetsEveryEntryOnceAndInOrder makes runs, and prints what they have met.
 func TestEveryReaderGetsEveryEntryOnceAndInOrder(t *testing.T) {

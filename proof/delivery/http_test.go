@@ -189,8 +189,7 @@ func torn(err error) error {
 
 // broken looks at why a response has ended before its end.
 func (rd *reader) broken(err error, during int64) error {
-	var v *violation
-	if errors.As(err, &v) {
+	if _, ok := errors.AsType[*violation](err); ok {
 		return err
 	}
 	c := rd.network.last.Load()

@@ -58,7 +58,6 @@ type life struct {
 	begun    int   // entries of appends that may be there
 	known    int   // up to here there are entries for certain
 	cut      int   // the most that retention was told to have dropped
-	tag      string
 }
 
 // appending is an append that was begun.

@@ -91,8 +91,7 @@ func (r *run) violated() *violation {
 
 // check ends the run if err is a violation.
 func (r *run) check(err error) {
-	var v *violation
-	if errors.As(err, &v) {
+	if v, ok := errors.AsType[*violation](err); ok {
 		r.fail(v, nil)
 	} else if err != nil && r.ctx.Err() == nil {
 		r.fail(&violation{protocol, err.Error()}, nil)
@@ -200,8 +199,8 @@ func (r *run) load() error {
 
 // untilStopped is a context whose operations go on for as long as outer does; Err says when to stop.
 type untilStopped struct {
-	context.Context
-	stop context.Context //nolint:containedctx // it is a context
+	context.Context                 //nolint:containedctx // it is a context
+	stop            context.Context //nolint:containedctx // the same
 }
 
 func (u untilStopped) Err() error {
@@ -215,10 +214,12 @@ func (u untilStopped) Err() error {
 func (r *run) happen(ctx context.Context, draw *rand.Rand, w *writer) error {
 	var forks, restarts int
 	closing := r.withConfig(func(c streamConfig) bool { return c.closes })
-	for ctx.Err() == nil {
+	for {
 		pause(ctx, time.Duration(10+draw.IntN(int(r.scale.load.Milliseconds()/8)))*time.Millisecond)
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		var err error
 		switch n := draw.IntN(10); {
@@ -239,7 +240,6 @@ func (r *run) happen(ctx context.Context, draw *rand.Rand, w *writer) error {
 			return err
 		}
 	}
-	return nil
 }
 
 func (r *run) withConfig(want func(streamConfig) bool) (found []*stream) {

@@ -15,10 +15,6 @@ type streamConfig struct {
 	large     bool // it has entries of more than 128 KiB, and of more than 1 MiB
 }
 
-func (c streamConfig) retention() runnel.Retention {
-	return runnel.Retention{Entries: uint64(c.keepCount), Bytes: uint64(c.keepBytes)}
-}
-
 // stream is a name, and the lives that it has had.
 type stream struct {
 	name   string

@@ -315,8 +315,7 @@ var variants = []struct {
 		return variant{log: func(inner log) log {
 			return lying{inner, func(l log, ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error) {
 				v, err := l.Read(ctx, seg, id, from)
-				var trimmed *runnel.TrimmedError
-				if errors.As(err, &trimmed) {
+				if trimmed, ok := errors.AsType[*runnel.TrimmedError](err); ok {
 					late := *trimmed
 					late.Earliest++
 					return v, &late
@@ -349,6 +348,7 @@ var small = scale{streams: 7, readers: 9, writers: 2, writeEvery: 10, load: 400 
 func TestTheMachineryCanSee(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			for seed := uint64(1); seed <= 30; seed++ {
 				found, _ := play(seed, small, v.make(seed), new(coverage))
 				// Much that is wrong also keeps readers from arriving, which is not how it should be seen.

@@ -275,8 +275,8 @@ func (w *writer) create(ctx context.Context, s *stream, source *life, base int) 
 		}
 		return req
 	})
-	if ctx.Err() != nil {
-		return nil
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if status != http.StatusCreated && status != http.StatusOK {
 		return violated(protocol, "%s: PUT is answered with %d", l, status)
@@ -319,8 +319,8 @@ func (w *writer) remove(ctx context.Context, s *stream) error {
 		}
 		return req
 	})
-	if ctx.Err() != nil {
-		return nil
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if status != http.StatusNoContent && status != http.StatusNotFound && status != http.StatusGone {
 		return violated(protocol, "%s: DELETE is answered with %d", l, status)
@@ -353,8 +353,8 @@ func (w *writer) finish(ctx context.Context, s *stream) error {
 		req.Header.Set(wire.HeaderClosed, "true")
 		return req
 	})
-	if ctx.Err() != nil {
-		return nil
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	tail, err := runnel.ParseOffset(h.Get(wire.HeaderNextOffset))
 	if status != http.StatusNoContent || err != nil {
