@@ -325,7 +325,7 @@ func TestATrickleOfSmallRemovalsMakesSpaceToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newDisk(vfs.NewMem(), 6<<20)
 		cfg, _ := onDisk(disk)
-		cfg.KeepFreeBytes = 3 << 20 // enough for a compaction of everything: there is only one level so far
+		cfg.KeepFreeBytes = 4 << 20 // enough for a compaction of everything: there is only one level so far
 		d := mustOpen(t, cfg)
 		defer closed(t, d)
 		w := &writer{p: storage.Partition{Name: "a"}}
