@@ -84,7 +84,7 @@ func (s *sim) setClockOver(r *rand.Rand) {
 
 // catchUp lets time pass until the clock is not behind any more, where the model needs to know the time.
 func (s *sim) catchUp() {
-	if d := s.behind(); d > 0 {
+	for d := s.behind(); d > 0; d = s.behind() { // power may fail meanwhile, and the clock be set again
 		s.cover.hit("the clock caught up")
 		s.pass(d)
 	}

@@ -50,6 +50,7 @@ func TestSeeds(t *testing.T) {
 		case done >= manySeeds:
 			expected = append(expected, often...)
 			expected = append(expected, sometimes...)
+			expected = append(expected, failures()...)
 		case done >= fewSeeds:
 			expected = often
 		}
@@ -85,7 +86,9 @@ var often = []string{
 	"power failed during a restart",
 	"power failed while a fork was made",
 	"a log was recovered with a torn end",
+	"a log was recovered with a zeroed end",
 	"a log file was begun under load",
+	"a disk that failed during a restart was told of",
 	"an unknown outcome turned out to be: written",
 	"an unknown outcome turned out to be: not written",
 	"a producer's retry was recognised",
@@ -97,15 +100,43 @@ var often = []string{
 	"a read met a segment whose time was over",
 	"a read was told that what it asks for is not retained",
 	"a live reader went on after a restart",
-	"a live reader was overtaken by retention",
+	"a live reader kept a segment from expiring",
 	"what a live reader followed went away",
+	"a slow reader was dropped, and came back",
+	"a long-poll timed out",
+	"an append was refused for its expected sequence",
+	"a producer of an old epoch was fenced",
+	"a fork of a fork was read",
+	"a fork of a deleted source was read",
+	"the clock was set back",
+	"the clock was behind at a restart",
+	"an entry got a time that the clock had gone back from",
 	"a name was created again",
 	"the client gave up, outcome unknown",
 	"the disk failed",
 }
 
 // sometimes is what it takes many runs to meet.
-var sometimes = []string{}
+var sometimes = []string{
+	"a live reader was overtaken by retention",
+	"a log was recovered with some blocks missing",
+	"what a live reader followed expired",
+	"a commit that repeats a part of what was written was refused",
+	"a commit was repeated whole",
+	"power failed while a large entry was written",
+	"power failed while an entry of several fragments was written",
+}
+
+// failures are the ways in which the disk must have failed at a start, at least.
+func failures() []string {
+	var all []string
+	for _, f := range faults {
+		if !f.slow {
+			all = append(all, "disk at a start: "+f.what)
+		}
+	}
+	return all
+}
 
 // minimise leaves out steps for as long as the run still violates the same invariant.
 func minimise(t *testing.T, p plan, lines []string, found *violation, patience time.Duration) (plan, []string, *violation) {

@@ -2,15 +2,30 @@
 // a disk in memory that can be held in the middle of a sync, fail, and lose power, next to a plain model
 // that says what must be so.
 //
-//	go test ./proof/crash -seeds 2000          many seeds, from -seed on
-//	go test ./proof/crash -seed 17 -seeds 1 -v one seed, with its history
+//	go test ./proof/crash -args -seeds 2000                          many seeds
+//	go test ./proof/crash -run TestSeeds -v -args -for 1h -seed 5000 as many as an hour takes, from 5000 on
+//	go test ./proof/crash -run TestSeeds -v -args -seed 17 -seeds 1  one seed, with its history
+//
+// At the end stands how often each invariant was looked at, and what the runs have met; a long run that
+// has never looked at one of them, or never met what it should, fails. A seed that violates an invariant
+// prints its history, with all steps left out that it takes not, and the command that repeats it.
 //
 // A run has many operations under way at once and starts them one at a time, so that the order in which
-// they are staged is known; the same seed makes the same run. Time is fake. What the disk keeps of what
-// it was not asked to sync is drawn too: nothing, all, single blocks, or a torn end.
+// they are staged is known. Only one processor runs Go code meanwhile, so the same seed makes the same run,
+// nearly always: TestRepetition counts. Time is fake; the wall clock is another one, and is set back and
+// forth. What the disk keeps of what it was not asked to sync is drawn too: nothing, all, single blocks, or
+// a torn end.
 //
 // The oracle is outside of the system: a sequential model predicts each answer, and after a crash each
 // space must be what the model was after some prefix of its operations, one that includes everything
-// that was acknowledged and everything that any reader saw. See invariants for the names of what is
-// checked and table for the operations; to add one is to add an entry there.
+// that was acknowledged and everything that any reader saw.
+//
+// To add to it:
+//
+//   - an operation is an entry of operations; its call says what the model makes of it and how it is done;
+//   - an invariant is a name in invariant_test.go, and a check of it wherever it can be looked at;
+//   - a workload is an entry of profiles: weights over the operations, and what new segments are like;
+//   - a way in which the disk fails is an entry of faults;
+//   - what runs should meet is a name in often or sometimes, and a hit of it where it is met;
+//   - a mistake that the simulator must see is an entry of mutations.
 package crash

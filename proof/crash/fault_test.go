@@ -119,5 +119,6 @@ func (s *sim) breakDisk(r *rand.Rand) {
 		return
 	}
 	s.armed, s.stuck = !f.survived, true
+	s.heavy = 8 // so that tables are written, and another log is begun
 	f.onDisk(s.disk, s.cover, "disk: ", r.IntN(3))
 }

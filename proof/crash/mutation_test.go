@@ -59,28 +59,30 @@ func without(drop func(o *storage.Op) bool) func(context.Context, storage.Driver
 var mutations = []struct {
 	name string
 	make func() variant
+	// under is the workload that it is looked for in; the zero profile is one that is drawn.
+	under profile
 }{
-	{"a commit is acknowledged before it is synced", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+	{name: "a commit is acknowledged before it is synced", make: brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
 		go d.Commit(ctx, p, copied(b)) //nolint:errcheck // that nobody asks is the point
 		return 0, nil
 	})},
-	{"appends are shown before they are synced", func() variant { return variant{log: func(l log) log { return &eager{log: l} }} }},
-	{"the state of producers is not written", brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'p' && !o.Delete }))},
-	{"directories are not synced", func() variant { return variant{disk: func(d *disk) { d.lies = true }} }},
-	{"a commit that failed is taken for one that was not made, and its sequences are given again", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+	{name: "appends are shown before they are synced", make: func() variant { return variant{log: func(l log) log { return &eager{log: l} }} }},
+	{name: "the state of producers is not written", make: brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'p' && !o.Delete }))},
+	{name: "directories are not synced", make: func() variant { return variant{disk: func(d *disk) { d.lies = true }} }},
+	{name: "a commit that failed is taken for one that was not made, and its sequences are given again", make: brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
 		v, err := d.Commit(ctx, p, b)
 		if errors.Is(err, storage.ErrFailed) {
 			return 0, storage.ErrRefused
 		}
 		return v, err
 	})},
-	{"a deletion is not written", brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'm' && o.Delete }))},
-	{"what was known before a crash is shown after it", func() variant {
+	{name: "a deletion is not written", make: brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'm' && o.Delete }))},
+	{name: "what was known before a crash is shown after it", make: func() variant {
 		known := make(map[runnel.Segment]runnel.Info)
 		return variant{log: func(l log) log { return &stale{log: l, known: known} }}
 	}},
-	{"retention keeps one entry too many", func() variant { return variant{log: func(l log) log { return generous{l} }} }},
-	{"a commit is made in two halves", brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
+	{name: "retention keeps one entry too many", make: func() variant { return variant{log: func(l log) log { return generous{l} }} }},
+	{name: "a commit is made in two halves", make: brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
 		first, second := *b, *b
 		first.Ops, second.Ops = b.Ops[:len(b.Ops)/2], b.Ops[len(b.Ops)/2:]
 		if _, err := d.Commit(ctx, p, &first); err != nil {
@@ -88,7 +90,7 @@ var mutations = []struct {
 		}
 		return d.Commit(ctx, p, &second)
 	})},
-	{"a space forgets at a restart how far its clock has come, and timestamps follow the wall clock back", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+	{name: "a space forgets at a restart how far its clock has come, and timestamps follow the wall clock back", make: brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
 		if key[0] != 'c' {
 			return value, true
 		}
@@ -97,10 +99,10 @@ var mutations = []struct {
 		c.Micros = 0
 		return c.Append(nil), true
 	})},
-	{"what a fork has inherited is cut with its source", brokenReads(func(key, value []byte, r storage.Range) ([]byte, bool) {
+	{name: "what a fork has inherited is cut with its source", make: brokenReads(func(key, value []byte, r storage.Range) ([]byte, bool) {
 		return value, key[0] != 'r' || len(r.From) != 1+8 // who asks for the references of one segment is about to cut it
-	})},
-	{"a TTL is forgotten at a restart", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+	}), under: profile{name: "forks of what is bounded", times: map[string]int{"fork": 6, "append": 3}, bounded: 8}},
+	{name: "a TTL is forgotten at a restart", make: brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
 		if key[0] != 'm' {
 			return value, true
 		}
@@ -109,7 +111,7 @@ var mutations = []struct {
 		desc.TTL = 0
 		return desc.Append(nil), true
 	})},
-	{"the last use of a segment is forgotten at a restart", brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
+	{name: "the last use of a segment is forgotten at a restart", make: brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
 		if key[0] != 's' {
 			return value, true
 		}
@@ -118,8 +120,8 @@ var mutations = []struct {
 		m.Accessed, m.Slack = 0, 0
 		return m.Append(nil), true
 	})},
-	{"a reader of events resumes an entry late", resumingAt(+1)},
-	{"a reader of events resumes an entry early", resumingAt(-1)},
+	{name: "a reader of events resumes an entry late", make: resumingAt(+1)},
+	{name: "a reader of events resumes an entry early", make: resumingAt(-1)},
 }
 
 // reading is a driver that reads in its own way.
@@ -183,7 +185,11 @@ func TestTheMachineryCanSee(t *testing.T) {
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= 300; seed++ {
-				_, found := run(t, plan{seed: seed, steps: *steps, cover: newCoverage(), variant: m.make()})
+				p := plan{seed: seed, steps: *steps, cover: newCoverage(), variant: m.make()}
+				if m.under.name != "" {
+					p.profile = &m.under
+				}
+				_, found := run(t, p)
 				if found != nil {
 					if found.invariant == itRuns {
 						t.Fatal(found)

@@ -29,7 +29,7 @@ var operations = []operation{
 	{"append", 26, makeAppend},
 	{"produce", 18, makeProduce},
 	{"retry", 6, makeRetry},
-	{"take over", 3, makeTakeOver},
+	{"takeover", 3, makeTakeOver},
 	{"commit", 8, makeCommit},
 	{"close", 3, makeClose},
 	{"delete", 5, makeDelete},
@@ -137,6 +137,10 @@ func (s *sim) payloads(r *rand.Rand, contentType string, n int) []string {
 			size = 500 + r.IntN(2500)
 		case k < 11:
 			size = 10000 + r.IntN(15000)
+		}
+		if s.heavy > 0 {
+			s.heavy--
+			size = 8000 + r.IntN(16000)
 		}
 		size = max(size, s.largeSize(r))
 		p := fmt.Sprintf("%d.%d|%s", s.ops+1, i, strings.Repeat("abcdefgh", size/8+1)[:size])
@@ -369,9 +373,9 @@ func makeTakeOver(s *sim, r *rand.Rand) *call {
 		s.begin(write("produce", known.epoch, known.seq+1))
 	}
 	gen := s.gen
-	s.begin(write("take over", known.epoch+1, 0))
+	s.begin(write("takeover", known.epoch+1, 0))
 	if r.IntN(3) == 0 {
-		s.begin(write("take over", known.epoch+1+uint64(r.IntN(2)), 0)) // so does a third
+		s.begin(write("takeover", known.epoch+1+uint64(r.IntN(2)), 0)) // so does a third
 	}
 	if s.gen != gen {
 		return nil // power has failed

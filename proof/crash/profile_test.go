@@ -18,7 +18,7 @@ type profile struct {
 
 var profiles = []profile{
 	{name: "a bit of everything"},
-	{name: "mostly producers", times: map[string]int{"produce": 4, "take over": 4, "retry": 4}},
+	{name: "mostly producers", times: map[string]int{"produce": 4, "takeover": 4, "retry": 4}},
 	{name: "mostly commits", times: map[string]int{"commit": 6, "produce": 2}},
 	{name: "mostly forks", times: map[string]int{"fork": 6, "delete": 2}},
 	{name: "few big entries", times: map[string]int{"follow": 2, "delete": 2}, large: 25},
@@ -28,7 +28,9 @@ var profiles = []profile{
 }
 
 func (s *sim) drawProfile(r *rand.Rand) {
-	s.profile = &profiles[r.IntN(len(profiles))]
+	if s.profile == nil {
+		s.profile = &profiles[r.IntN(len(profiles))]
+	}
 	s.cover.hit("profile: " + s.profile.name)
 	s.note("the workload is %s", s.profile.name)
 }
