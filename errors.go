@@ -239,13 +239,17 @@ func (e *UnavailableError) Error() string { return "runnel: unavailable: " + e.R
 func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailable }
 
 // StorageFullError says why there is too little space, in bytes: what is free, less what the write may
-// take, would be less than what is kept free.
+// take, would be less than what is kept free. Need is 0 where no write is taken, however small.
 type StorageFullError struct {
 	Free, Keep, Need int64
 }
 
 func (e *StorageFullError) Error() string {
-	return fmt.Sprintf("runnel: storage is full: %d bytes are free, %d must stay free, and the write may take %d", e.Free, e.Keep, e.Need)
+	s := fmt.Sprintf("runnel: storage is full: %d bytes are free, %d must stay free", e.Free, e.Keep)
+	if e.Need > 0 {
+		s += fmt.Sprintf(", and the write may take %d", e.Need)
+	}
+	return s
 }
 
 func (e *StorageFullError) Is(target error) bool {

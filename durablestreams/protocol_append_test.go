@@ -500,6 +500,7 @@ func TestFailuresOfTheLogAreToldApart(t *testing.T) {
 	}{
 		{&runnel.UnavailableError{Reason: "fail-over", RetryAfter: 2500 * time.Millisecond}, 503, wire.CodeUnavailable, "3"},
 		{runnel.ErrUnavailable, 503, wire.CodeUnavailable, "1"},
+		{&runnel.StorageFullError{Free: 5, Keep: 7, Need: 1}, 507, wire.CodeStorageFull, "5"},
 		{runnel.ErrShutdown, 503, wire.CodeShutdown, "1"},
 		{fmt.Errorf("commit: %w", runnel.ErrUnknown), 500, wire.CodeUnknown, "-"},
 		{fmt.Errorf("disk: %w", runnel.ErrFailed), 500, wire.CodeFailed, "-"},

@@ -209,13 +209,17 @@ var (
 )
 
 // FullError says why there is too little space, in bytes: what is free, less what the batch may take,
-// would be less than what is kept free.
+// would be less than what is kept free. Need is 0 where no batch is taken, however small.
 type FullError struct {
 	Free, Keep, Need int64
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("storage: full: %d bytes are free, %d must stay free, and the batch may take %d", e.Free, e.Keep, e.Need)
+	s := fmt.Sprintf("storage: full: %d bytes are free, %d must stay free", e.Free, e.Keep)
+	if e.Need > 0 {
+		s += fmt.Sprintf(", and the batch may take %d", e.Need)
+	}
+	return s
 }
 
 func (e *FullError) Is(target error) bool { return target == ErrFull }
