@@ -177,6 +177,11 @@ func (r *run) load() error {
 		if err := w.create(r.ctx, s, nil, 0); err != nil {
 			return err
 		}
+		if n := s.config.keepCount + s.config.keepBytes/100; n > 0 { // nearly as much as is kept
+			if err := w.append(r.ctx, s, slices.Repeat([]int{30}, max(1, n-6)), true); err != nil {
+				return err
+			}
+		}
 	}
 	for _, s := range r.streams {
 		r.follow(draw, s, r.scale.readers)
@@ -214,6 +219,12 @@ func (u untilStopped) Err() error {
 func (r *run) happen(ctx context.Context, draw *rand.Rand, w *writer) error {
 	var forks, restarts int
 	closing := r.withConfig(func(c streamConfig) bool { return c.closes })
+	pause(ctx, r.scale.load/4)
+	for _, s := range r.withConfig(func(c streamConfig) bool { return c.keepCount+c.keepBytes > 0 }) {
+		if err := w.append(r.ctx, s, slices.Repeat([]int{30}, 100), true); err != nil { // and more than that
+			return err
+		}
+	}
 	for {
 		pause(ctx, time.Duration(10+draw.IntN(int(r.scale.load.Milliseconds()/8)))*time.Millisecond)
 		select {
@@ -390,7 +401,8 @@ func (r *run) late() (*reader, string, error) {
 		case info.Closed && at.ended && at.at == unknown: // it began at the end
 		case info.Closed && !at.ended:
 			return rd, fmt.Sprintf("%s is not told that the stream is closed at %d, and is at %d", rd.name, info.Tail, at.at), nil
-		case at.life != l && !(at.life == nil && at.ended):
+		case at.life == nil && (at.level || at.ended) && at.at == int(info.Tail): // there was nothing to tell by
+		case at.life != l:
 			return rd, fmt.Sprintf("%s is not at %s, but at %v", rd.name, l, at.life), nil
 		case at.at != int(info.Tail) || !at.level && !at.ended:
 			return rd, fmt.Sprintf("%s is at %d of %d entries, up to date: %t", rd.name, at.at, info.Tail, at.level), nil
