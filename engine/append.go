@@ -200,6 +200,13 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appendin
 			size += seg.descriptorBytes()
 		}
 	}
+	if len(as) > 1 || as[0].o.Producer != nil {
+		// Segments and producers may have been read at different moments, between which another process
+		// has written. Entering once more makes them stale then.
+		if err := as[0].seg.sp.ensure(ctx); err != nil {
+			return err
+		}
+	}
 	err := as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
 		duplicates := 0
 		for i := range as {

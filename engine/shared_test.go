@@ -469,6 +469,80 @@ func TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite(t *testing.T
 	}
 }
 
+func TestARepetitionIsAnsweredWithATailThatHasTheWrite(t *testing.T) {
+	for nth := range 12 {
+		t.Run(fmt.Sprint("look ", nth), func(t *testing.T) {
+			a, b := twoEngines(t, engine.Config{SweepInterval: -1})
+			b.create("s/a", runnel.CreateOptions{}, "1")
+			looks := 0
+			a.driver.SetRules(faulty.Rule{
+				When: func(c faulty.Call) bool { looks++; return looks == nth+1 },
+				Then: func(ctx context.Context, _ faulty.Call, do func(context.Context) error) error {
+					if _, err := b.tryAppend("s/a", producing("p", 0, 0), "2"); err != nil {
+						t.Error(err)
+					}
+					return do(ctx)
+				},
+			})
+			got, err := a.tryAppend("s/a", producing("p", 0, 0), "2")
+			a.driver.SetRules()
+			if err != nil || got.Tail != 2 {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestACommitOverSegmentsIsAnsweredFromOneMomentOfAllOfThem(t *testing.T) {
+	// Whenever one engine looks at storage for its commit, the other one has just made the very same one.
+	for name, c := range map[string]struct {
+		o    func() runnel.AppendOptions
+		want func(err error) bool
+	}{
+		"conditions": {
+			o: func() runnel.AppendOptions { return runnel.AppendOptions{Expect: expecting(1)} },
+			want: func(err error) bool {
+				var moved *runnel.TailMovedError
+				return errors.As(err, &moved) && moved.Segment.Name == "a" && moved.Tail == 2
+			},
+		},
+		"producers": {
+			o:    func() runnel.AppendOptions { return producing("p", 0, 0) },
+			want: func(err error) bool { return err == nil },
+		},
+	} {
+		for nth := range 16 {
+			t.Run(fmt.Sprintf("%s, look %d", name, nth), func(t *testing.T) {
+				a, b := twoEngines(t, engine.Config{SweepInterval: -1})
+				b.create("s/a", runnel.CreateOptions{}, "1")
+				b.create("s/b", runnel.CreateOptions{}, "1")
+				commit := func(w *world) error {
+					_, err := w.Commit(ctx, theSpace, writeTo("a", c.o(), "2"), writeTo("b", c.o(), "2"))
+					return err
+				}
+				looks, done := 0, false
+				a.driver.SetRules(faulty.Rule{
+					When: func(c faulty.Call) bool { looks++; return looks == nth+1 },
+					Then: func(ctx context.Context, _ faulty.Call, do func(context.Context) error) error {
+						if err := commit(b); err != nil {
+							t.Error(err)
+						}
+						done = true
+						return do(ctx)
+					},
+				})
+				err := commit(a)
+				a.driver.SetRules()
+				if done && !c.want(err) || !done && err != nil {
+					t.Errorf("done by the other: %v; %v", done, err)
+				}
+				a.want("s/a", "1", "2")
+				a.want("s/b", "1", "2")
+			})
+		}
+	}
+}
+
 func TestTheWindowSlidesForAllEngines(t *testing.T) {
 	for reads := range 6 {
 		for _, gap := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second, 9 * time.Second, 30 * time.Second} {
