@@ -84,21 +84,34 @@ func (s *sim) where(r *rand.Rand, there bool) (runnel.Segment, *segment) {
 	return addr, sg
 }
 
-// resolve finds out about a segment of which the model cannot say whether it has expired.
+// resolve finds out about a segment of which the model cannot say whether it has expired, or what it retains.
 func (s *sim) resolve(addr runnel.Segment) {
 	h := s.spaces[addr.Space]
 	s.reclaim(h.latest()[addr.Name])
-	if sg := h.latest()[addr.Name]; sg != nil && sg.retention.Age > 0 || sg.verdict(s.now()) == unsure {
-		s.catchUp()
-	}
-	if h.latest()[addr.Name].verdict(s.now()) != unsure || s.broken {
-		return
-	}
 	gated := s.gated
+	for tries := 0; !s.broken; tries++ {
+		s.check(itRuns, tries < 20, "whether %s has expired is never known", addr)
+		sg := h.latest()[addr.Name]
+		unclear := sg.verdict(s.now()) == unsure
+		if !unclear && (sg == nil || sg.retention.Age == 0 || s.behind() == 0) {
+			break
+		}
+		s.catchUp()
+		if unclear && h.latest()[addr.Name].verdict(s.now()) == unsure {
+			s.lookAt(addr)
+		}
+	}
+	if s.gated != gated {
+		s.setGate(gated)
+	}
+}
+
+// lookAt reads a segment to see whether it has expired.
+func (s *sim) lookAt(addr runnel.Segment) {
 	s.drain()
 	s.disk.setFault(nil)
 	s.setGate(false)
-	if s.broken || h.latest()[addr.Name].verdict(s.now()) != unsure {
+	if s.broken || s.behind() > 0 || s.spaces[addr.Space].latest()[addr.Name].verdict(s.now()) != unsure {
 		return
 	}
 	gen := s.gen
@@ -106,12 +119,11 @@ func (s *sim) resolve(addr runnel.Segment) {
 	if s.settle(); s.gen != gen {
 		return // power failed, and what is there has been looked at
 	}
-	s.found1(addr, err == nil)
-	s.setGate(gated)
+	s.expiryFound(addr, err == nil)
 }
 
-// found1 settles whether a segment has expired.
-func (s *sim) found1(addr runnel.Segment, there bool) {
+// expiryFound settles whether a segment has expired.
+func (s *sim) expiryFound(addr runnel.Segment, there bool) {
 	h := s.spaces[addr.Space]
 	sg := h.latest()[addr.Name]
 	s.note("%s has expired: %v", addr, !there)
