@@ -13,6 +13,7 @@ var (
 	histories = flag.Int("histories", 3, "how many histories of each model in each world")
 	duration  = flag.Duration("for", 0, "make histories for so long, however many that are")
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first history")
+	only      = flag.String("world", "", "the only world to make histories in, as \"shared faults\"; empty is all of them")
 )
 
 var models = []*model{appendModel, producerModel, lifeModel, commitModel, forkModel}
@@ -29,7 +30,7 @@ func TestHistories(t *testing.T) {
 			limit := *duration / time.Duration(len(models))
 			for n := 0; n < *histories && limit == 0 || time.Since(began) < limit; n++ {
 				for _, k := range kinds {
-					if m.offers == nil || m.offers(k) {
+					if (m.offers == nil || m.offers(k)) && (*only == "" || *only == k.String()) {
 						try(t, m, k, *firstSeed+uint64(n), met)
 					}
 				}
@@ -52,7 +53,7 @@ func TestHistories(t *testing.T) {
 func try(t *testing.T, m *model, k kind, seed uint64, met *tally) {
 	t.Helper()
 	got, err := run(m, k, seed, met, mutation{})
-	switch again := fmt.Sprintf("go test ./proof/linear -run 'TestHistories/%s$' -args -histories 20 -seed %d", m.name, seed); {
+	switch again := fmt.Sprintf("go test ./proof/linear -run 'TestHistories/%s$' -args -world %q -histories 200 -seed %d", m.name, k, seed); {
 	case err != nil:
 		t.Fatalf("%s, world %q, seed %d: %v\n%s", m.name, k, seed, err, again)
 	case got.result == porcupine.Illegal:

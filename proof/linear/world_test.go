@@ -200,7 +200,9 @@ func (w *world) close() error {
 		errs = append(errs, stop())
 	}
 	for _, e := range w.engines {
-		errs = append(errs, e.Close())
+		if err := e.Close(); !errors.Is(err, runnel.ErrFailed) { // something in the background met the last fault
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(append(errs, w.kept.Close())...)
 }
