@@ -16,7 +16,7 @@ var (
 )
 
 // longRun is from how many rounds on everything that happens sometimes must have happened.
-const longRun = 40
+const longRun = 60
 
 // TestKillsAndFreezesUnderLoad kills and freezes the server in the middle of the work of all workloads. After
 // every round, and at the end, it looks at what is left.
@@ -63,8 +63,9 @@ type chaos struct {
 // nothing is still under way that a client has given up.
 func (c *chaos) round(ctx context.Context) {
 	working, stop := context.WithCancel(ctx)
-	defer stop()
 	var work sync.WaitGroup
+	defer work.Wait()
+	defer stop()
 	for _, l := range c.loads {
 		work.Go(func() { l.run(working, c.world) })
 	}
@@ -73,6 +74,10 @@ func (c *chaos) round(ctx context.Context) {
 		c.disturb()
 	}
 	c.letRun()
+	if c.plan.IntN(2) == 0 { // so that clients are in doubt when they rest, and go on from there
+		c.counts.hit(killedUnderLoad)
+		c.s.kill()
+	}
 	stop()
 	work.Wait()
 	c.s.kill()
@@ -135,7 +140,7 @@ func (c *chaos) freeze(d time.Duration) {
 func (c *chaos) killInStart() {
 	c.counts.hit(killedUnderLoad)
 	c.s.kill()
-	for range 1 + c.plan.IntN(4) {
+	for range 2 + c.plan.IntN(4) {
 		c.s.launch()
 		pause(time.Duration(c.plan.Int64N(int64(c.last))))
 		if c.plan.IntN(4) == 0 {
