@@ -30,6 +30,7 @@ type cleaner struct {
 	mu     sync.Mutex
 	untidy map[storage.Partition]struct{}
 	trims  map[trimKey]struct{}
+	renews map[trimKey]int64              // accesses, in microseconds, that are not written down
 	forks  map[storage.Partition]struct{} // may hold references that no fork names
 	swept  bool                           // all partitions have been searched for such references
 	vacuum vacuum
@@ -53,6 +54,7 @@ func (c *cleaner) start(e *Engine) {
 	c.wake = make(chan struct{}, 1)
 	c.untidy = make(map[storage.Partition]struct{})
 	c.trims = make(map[trimKey]struct{})
+	c.renews = make(map[trimKey]int64)
 	c.forks = make(map[storage.Partition]struct{})
 	ctx, cancel := context.WithCancel(e.ctx)
 	c.cancel = cancel
@@ -70,6 +72,14 @@ func (c *cleaner) tidy(part storage.Partition) { c.note(func() { c.untidy[part] 
 // trim asks for what retention has cut of a segment to be written down and dropped.
 func (c *cleaner) trim(addr runnel.Segment, id uint64) {
 	c.note(func() { c.trims[trimKey{addr, id}] = struct{}{} })
+}
+
+// renew asks for an access to be written down that memory has lost.
+func (c *cleaner) renew(addr runnel.Segment, id uint64, micros int64) {
+	c.note(func() {
+		key := trimKey{addr, id}
+		c.renews[key] = max(c.renews[key], micros)
+	})
 }
 
 // orphan says that a partition may hold a reference that no fork names.
@@ -115,12 +125,16 @@ func (c *cleaner) run(ctx context.Context) {
 // work does what has been asked for.
 func (c *cleaner) work(ctx context.Context) {
 	c.mu.Lock()
-	untidy, trims := c.untidy, c.trims
+	untidy, trims, renews := c.untidy, c.trims, c.renews
 	c.untidy = make(map[storage.Partition]struct{})
 	c.trims = make(map[trimKey]struct{})
+	c.renews = make(map[trimKey]int64)
 	c.mu.Unlock()
 	// In a fixed order, so that a simulated run can be repeated.
 	byPath := func(a, b trimKey) int { return strings.Compare(a.addr.String(), b.addr.String()) }
+	for _, key := range slices.SortedFunc(maps.Keys(renews), byPath) {
+		c.report(ctx, "renew", key.addr.String(), again(func() error { return c.e.renewAgain(ctx, key.addr, key.id, renews[key]) }))
+	}
 	for _, key := range slices.SortedFunc(maps.Keys(trims), byPath) {
 		c.report(ctx, "trim", key.addr.String(), again(func() error { return c.e.trim(ctx, key.addr, key.id) }))
 	}

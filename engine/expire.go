@@ -132,6 +132,19 @@ func (sp *space) stageAccess(seg *segment, exact bool) bool {
 	return true
 }
 
+// renewAgain writes down an access to one incarnation of a name, unless the segment is gone.
+func (e *Engine) renewAgain(ctx context.Context, addr runnel.Segment, id uint64, micros int64) error {
+	seg, err := e.acquire(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer seg.release()
+	if st := seg.durable.Load(); st.desc != nil && st.inc.id == id {
+		seg.sp.accessed(seg, st, micros)
+	}
+	return nil
+}
+
 // flushAccess stages every last access that is only in memory. Nothing else is staged any more.
 func (e *Engine) flushAccess() {
 	if e.Err() != nil {

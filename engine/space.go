@@ -204,6 +204,10 @@ func (sp *space) refuse(err error) {
 func (sp *space) forget(err error) {
 	sp.refuse(err)
 	for _, seg := range sp.segments {
+		// A read's access that was to be written down, for nobody to wait for, is not lost with the rest.
+		if st := seg.durable.Load(); st != nil && st.accessUnsaved(false) {
+			sp.e.cleaner.renew(seg.addr(), st.inc.id, st.inc.accessed.Load())
+		}
 		seg.abandon()
 	}
 	sp.e.resident.Add(-int64(len(sp.segments)))

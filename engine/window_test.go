@@ -7,6 +7,8 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/faulty"
 )
 
 func TestAWindowIsNotWidenedByHandingASegmentFromEngineToEngine(t *testing.T) {
@@ -32,5 +34,22 @@ func TestAWindowIsNotWidenedByHandingASegmentFromEngineToEngine(t *testing.T) {
 		wantError(t, a.statErr("s/a"), nil)
 		pass(time.Second + ttl/8)
 		wantError(t, a.statErr("s/a"), runnel.ErrNotFound)
+	})
+}
+
+func TestAReadRenewsTheWindowAlsoWhereAnotherEngineWinsAgainstItsCommit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a, b := twoEngines(t, engine.Config{SweepInterval: -1})
+		a.create("s/a", runnel.CreateOptions{TTL: ttl}, "x")
+		pass(ttl / 2)
+		a.driver.SetRules(faulty.Rule{
+			When: faulty.Nth(faulty.Commit, a.driver.Calls(faulty.Commit)+1), Then: faulty.Before(storage.ErrConflict),
+		})
+		a.want("s/a", "x")
+		pass(ttl * 3 / 4)
+		wantError(t, b.statErr("s/a"), nil)
+		wantError(t, a.statErr("s/a"), nil)
+		pass(ttl/4 + ttl/8)
+		wantError(t, b.statErr("s/a"), runnel.ErrNotFound)
 	})
 }
