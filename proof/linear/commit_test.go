@@ -12,9 +12,14 @@ import (
 // to single appends and to readers of single segments. All or nothing is a matter between segments, so the
 // space is checked as one.
 var commitModel = &model{
-	name:     "commit",
-	offers:   func(k kind) bool { return !k.http },
-	prepare:  func(c *client) { createAll(c, "a", "b", "c") },
+	name:   "commit",
+	offers: func(k kind) bool { return !k.http },
+	prepare: func(c *client) {
+		createAll(c, "a", "b", "c")
+		for i := range padding {
+			_, _ = c.h.w.front(c.id).Create(context.Background(), paddingName(i), runnel.CreateOptions{}) // else the commits are refused
+		}
+	},
 	play:     playCommit,
 	conclude: func(c *client) { readAll(c, "a", "b", "c") },
 	whole:    true,
@@ -47,7 +52,7 @@ func playCommit(c *client) {
 
 // commit commits to some of the segments, in any order.
 func (c *client) commit(tails known) {
-	var op commit
+	op := commit{padded: c.chance(2)}
 	for _, i := range c.rng.Perm(len(names))[:2+c.rng.IntN(2)] {
 		w := appending{name: names[i], payloads: c.payloads(2)}
 		if c.chance(3) {
@@ -69,6 +74,7 @@ func (c *client) commit(tails known) {
 type commit struct {
 	write
 	writes []appending
+	padded bool
 }
 
 func (o commit) key() string     { return "" }
@@ -88,17 +94,35 @@ type committed [len(names)]appended
 func (v committed) String() string { return fmt.Sprint([len(names)]appended(v)) }
 
 func (o commit) do(ctx context.Context, l log) (any, error) {
-	writes := make([]runnel.Write, len(o.writes))
+	var writes []runnel.Write
 	for i, w := range o.writes {
-		writes[i] = runnel.Write{Segment: w.name, Options: w.o, Records: recordsOf(w.payloads)}
+		if i == 1 && o.padded {
+			for n := range padding {
+				writes = append(writes, runnel.Write{Segment: paddingName(n), Records: recordsOf([]string{"0"})})
+			}
+		}
+		writes = append(writes, runnel.Write{Segment: w.name, Options: w.o, Records: recordsOf(w.payloads)})
 	}
 	all, err := l.Commit(ctx, writes...)
 	var v committed
-	for i := range all {
-		v[i] = toldAppended(&all[i], &o.writes[i].o, len(o.writes[i].payloads))
+	for i, w := range o.writes {
+		if err != nil {
+			break
+		}
+		at := i
+		if i > 0 {
+			at += len(writes) - len(o.writes)
+		}
+		v[i] = toldAppended(&all[at], &w.o, len(w.payloads))
 	}
 	return v, err
 }
+
+// padding is how many segments a commit may write besides, between those that are looked at, so that it
+// takes longer to become visible.
+const padding = 30
+
+func paddingName(i int) string { return fmt.Sprint("padding-", i) }
 
 // step makes all writes, or none. The first that is refused speaks for all.
 func (o commit) step(s space, a answer) []space {
