@@ -144,11 +144,11 @@ func TestWithoutSpaceDeletionsPassAndGiveSpaceBack(t *testing.T) {
 		if err := w.Delete(ctx, at("s/gone")); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Hour) //nolint:forbidigo // in a synctest bubble
 		if _, err := w.Stat(ctx, at("s/short")); !errors.Is(err, runnel.ErrNotFound) {
 			t.Errorf("what has expired: %v", err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) //nolint:forbidigo // in a synctest bubble
 		for pair, err := range d.Scan(ctx, storage.Partition{Name: "s"}, storage.Range{}) {
 			if err != nil {
 				t.Fatal(err)
@@ -196,8 +196,8 @@ func TestWithoutAnySpaceAtAllReadsGoOn(t *testing.T) {
 		d.reserve.Store(true)
 		wantFull(t, "Delete", w.Delete(ctx, at("s/a")))
 		for range 10 {
-			time.Sleep(30 * time.Minute)
-			w.want("s/a", "one") // and does not expire, although nothing can be written down
+			time.Sleep(30 * time.Minute) //nolint:forbidigo // in a synctest bubble
+			w.want("s/a", "one")         // and does not expire, although nothing can be written down
 		}
 		d.reserve.Store(false)
 		if err := w.Delete(ctx, at("s/a")); err != nil {

@@ -33,6 +33,31 @@ func TestAServerSaysThatItIsAliveAndReady(t *testing.T) {
 	}
 }
 
+func TestWithoutSpaceToKeepFreeAServerServesReadsAndSaysSo(t *testing.T) {
+	data := t.TempDir()
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data, "--keep-free", "0")
+	s.must("kept", "append", "a")
+	s.stop()
+	s = serve(t, nil, "--addr", "127.0.0.1:0", "--data", data, "--keep-free", "1000000GiB")
+	if got := s.must("", "read", "a"); got != "kept" {
+		t.Errorf("got %q", got)
+	}
+	if code, body := get(t, s.url+"/readyz"); code != 200 || !strings.Contains(body, `"status":"full"`) || !strings.Contains(body, "must stay free") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	resp, err := http.Post(s.streams()+"/a", "application/octet-stream", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 507 || !strings.Contains(string(body), `"code":"storage_full"`) {
+		t.Errorf("append: %d %s, %v", resp.StatusCode, body, err)
+	}
+	if n := strings.Count(s.stderr.String(), "nearly full"); n != 1 {
+		t.Errorf("it was said %d times\n%s", n, s.stderr)
+	}
+}
+
 func TestWhatWasAppendedIsThereAfterARestart(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "new", "data")
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)

@@ -20,6 +20,8 @@ const (
 
 	// memTablesKeptFree is the default of Config.KeepFreeBytes in memtables.
 	memTablesKeptFree = 8
+	// mostKeptFree leaves room for calculating: no disk is as large.
+	mostKeptFree = 1 << 60
 )
 
 // Config holds what an operator may want to choose. The zero Config is right for most servers.
@@ -68,7 +70,8 @@ func (c Config) withDefaults() Config {
 	c.MemTableBytes = cmp.Or(c.MemTableBytes, DefaultMemTableBytes)
 	c.MaxOpenFiles = cmp.Or(c.MaxOpenFiles, DefaultMaxOpenFiles)
 	c.MaxCompactions = cmp.Or(c.MaxCompactions, max(2, runtime.GOMAXPROCS(0)/2))
-	c.KeepFreeBytes = max(cmp.Or(c.KeepFreeBytes, memTablesKeptFree*int64(c.MemTableBytes)), 0)
+	c.KeepFreeBytes = cmp.Or(c.KeepFreeBytes, memTablesKeptFree*int64(c.MemTableBytes))
+	c.KeepFreeBytes = min(max(c.KeepFreeBytes, 0), mostKeptFree)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
 }

@@ -135,7 +135,7 @@ func TestWritesAreRefusedBeforeTheDiskIsFullAndTakenAgainOnceThereIsSpace(t *tes
 			t.Errorf("refused with %+v, really free are %d", full, disk.free())
 		}
 		for range 100 {
-			other.fill(t, d)
+			_ = other.fill(t, d)
 		}
 		if err := d.Full(false); !errors.Is(err, storage.ErrFull) {
 			t.Errorf("Full = %v, want ErrFull", err)
@@ -153,7 +153,7 @@ func TestWritesAreRefusedBeforeTheDiskIsFullAndTakenAgainOnceThereIsSpace(t *tes
 		if err := w.remove(d); err != nil {
 			t.Fatalf("removing while it is full: %v", err)
 		}
-		time.Sleep(5 * time.Second) // in which the background work makes space
+		time.Sleep(5 * time.Second) //nolint:forbidigo // in a synctest bubble: in which the background work makes space
 		if err := d.Full(false); err != nil {
 			t.Errorf("Full = %v after everything was removed", err)
 		}
@@ -173,7 +173,7 @@ func TestAFullDiskSurvivesACrashAndServesReads(t *testing.T) {
 		d := mustOpen(t, cfg)
 		defer closed(t, d)
 		w := &writer{p: storage.Partition{Name: "a"}}
-		w.fill(t, d)
+		_ = w.fill(t, d)
 
 		disk := newDisk(before.mem.CrashClone(vfs.CrashCloneCfg{}), before.size)
 		disk.others.Store(disk.free() - 1<<19) // less than is to be kept free
@@ -183,13 +183,13 @@ func TestAFullDiskSurvivesACrashAndServesReads(t *testing.T) {
 		if err := w.check(crashed, w.done.Load()); err != nil {
 			t.Error(err)
 		}
-		w.fill(t, crashed)
+		_ = w.fill(t, crashed)
 		if n := log.count("nearly full"); n != 1 {
 			t.Errorf("it was said %d times that the disk is nearly full", n)
 		}
 		disk.others.Store(0)
 		disk.size *= 2
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) //nolint:forbidigo // in a synctest bubble: the guard looks again
 		if err := w.write(crashed); err != nil {
 			t.Errorf("Commit = %v although there is space", err)
 		}
@@ -219,7 +219,7 @@ func TestWhatGivesSpaceBackIsRefusedLast(t *testing.T) {
 			{5 << 18, true, true},
 		} {
 			disk.others.Add(disk.free() - test.free)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // in a synctest bubble: the guard looks again
 			_, err := d.Commit(ctx, w.p, &storage.Batch{})
 			if (err == nil) != test.writes || err != nil && !errors.Is(err, storage.ErrFull) {
 				t.Errorf("%d bytes are free: Commit = %v", test.free, err)
@@ -329,21 +329,21 @@ func TestATrickleOfSmallRemovalsMakesSpaceToo(t *testing.T) {
 		d := mustOpen(t, cfg)
 		defer closed(t, d)
 		w := &writer{p: storage.Partition{Name: "a"}}
-		w.fill(t, d)
+		_ = w.fill(t, d)
 		pauses := 0
 		for i := range w.next {
 			b := storage.Batch{Reserve: true}
 			b.Delete(fmt.Appendf(nil, "%06d", i))
 			_, err := d.Commit(ctx, w.p, &b)
 			for ; errors.Is(err, storage.ErrFull) && pauses < 30; pauses++ {
-				time.Sleep(time.Second) // the background work has yet to keep up
+				time.Sleep(time.Second) //nolint:forbidigo // in a synctest bubble: the background work has yet to keep up
 				_, err = d.Commit(ctx, w.p, &b)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a synctest bubble: the guard looks again
 		if err := d.Full(false); err != nil {
 			t.Errorf("Full = %v after everything was removed", err)
 		}
