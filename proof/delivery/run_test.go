@@ -225,6 +225,10 @@ func (r *run) happen(ctx context.Context, draw *rand.Rand, w *writer) error {
 			return err
 		}
 	}
+	mortal := r.withConfig(func(c streamConfig) bool { return c.mortal })
+	if err := r.recreate(w, mortal[0], 40*time.Millisecond); err != nil {
+		return err
+	}
 	for {
 		pause(ctx, time.Duration(10+draw.IntN(int(r.scale.load.Milliseconds()/8)))*time.Millisecond)
 		select {
@@ -238,8 +242,7 @@ func (r *run) happen(ctx context.Context, draw *rand.Rand, w *writer) error {
 			restarts++
 			err = r.restart(draw)
 		case n < 7:
-			mortal := r.withConfig(func(c streamConfig) bool { return c.mortal })
-			err = r.recreate(draw, w, mortal[draw.IntN(len(mortal))])
+			err = r.recreate(w, mortal[draw.IntN(len(mortal))], time.Duration(max(0, draw.IntN(60)-30))*time.Millisecond)
 		case n < 8 && len(closing) > 0:
 			err = w.finish(r.ctx, closing[0])
 			closing = closing[1:]
@@ -274,13 +277,11 @@ func (r *run) restart(draw *rand.Rand) error {
 }
 
 // recreate deletes a stream and creates it again, at once or a little later.
-func (r *run) recreate(draw *rand.Rand, w *writer, s *stream) error {
+func (r *run) recreate(w *writer, s *stream, later time.Duration) error {
 	if err := w.remove(r.ctx, s); err != nil || r.ctx.Err() != nil {
 		return err
 	}
-	if draw.IntN(2) == 0 {
-		pause(r.ctx, time.Duration(draw.IntN(30))*time.Millisecond)
-	}
+	pause(r.ctx, later)
 	r.cover.hit("a name was created again")
 	return w.create(r.ctx, s, nil, 0)
 }
