@@ -70,6 +70,8 @@ func (c *client) commit(tails known) {
 	}
 }
 
+var _ stepper[space] = commit{}
+
 // commit writes to several segments at once.
 type commit struct {
 	write

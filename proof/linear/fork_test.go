@@ -73,6 +73,8 @@ func (c *client) fork(tails known) {
 	c.h.add(c.id, inherited{source: "a"}, call, c.h.now(), answer{value: v.tail - runnel.Sequence(len(op.payloads))})
 }
 
+var _ = []stepper[space]{forking{}, inherited{}}
+
 // forking creates a fork. Of one at the tail it says that the fork begins with no more than its source has.
 type forking struct {
 	write

@@ -40,8 +40,7 @@ type model struct {
 	sometimes []string
 }
 
-// operation is one call of a client, as it was meant. It also has a method step of the form that powerset
-// asks for.
+// operation is one call of a client, as it was meant.
 type operation interface {
 	// key names what the operation is about.
 	key() string
@@ -51,21 +50,27 @@ type operation interface {
 	String() string
 }
 
-// powerset makes Porcupine keep all states that the history so far allows. Operations have a method
-//
-//	step(s S, a answer) []S
-//
-// that returns the states which may follow s if the answer was a, and none if it cannot have been.
-func powerset[S interface {
+// stepper is an operation on states of type S.
+type stepper[S any] interface {
+	operation
+	// step returns the states that may follow s if the answer was a, and none if it cannot have been.
+	step(s S, a answer) []S
+}
+
+// state is what a model knows. Equal states have equal hashes.
+type state[S any] interface {
 	equal(other S) bool
 	hash() uint64
 	String() string
-}](initial S) porcupine.NondeterministicModel {
+}
+
+// powerset makes Porcupine keep all states that the history so far allows. The operations are steppers.
+func powerset[S state[S]](initial S) porcupine.NondeterministicModel {
 	return porcupine.NondeterministicModel{
 		Init: func() []any { return []any{initial} },
 		Step: func(s, in, out any) []any {
 			var next []any
-			for _, n := range in.(interface{ step(s S, a answer) []S }).step(s.(S), out.(answer)) {
+			for _, n := range in.(stepper[S]).step(s.(S), out.(answer)) {
 				next = append(next, n)
 			}
 			return next
@@ -281,7 +286,7 @@ func (h *history) check(m *model, seed uint64) (outcome, error) {
 		return outcome{result: result}, nil
 	}
 	result, info := porcupine.CheckOperationsVerbose(checked, h.all, thinking)
-	file, err := os.CreateTemp("", fmt.Sprintf("linear-%s-%s-%d-*.html", m.name, h.w.kind.file(), seed)) //nolint:usetesting // it is there to be looked at after the test
+	file, err := os.CreateTemp("", fmt.Sprintf("linear-%s-%s-%d-*.html", m.name, h.w.kind.file(), seed))
 	if err != nil {
 		return outcome{}, err
 	}

@@ -148,6 +148,10 @@ func (s space) with(name string, g segment) space {
 	return s
 }
 
+var _ = []stepper[space]{creation{}, deletion{}, appending{}, reading{}, looking{}, delivery{}, ending{}}
+
+var _ state[space] = space{}
+
 // read is the part of an operation that reads.
 type read struct{}
 

@@ -77,7 +77,6 @@ type world struct {
 	kept    storage.Driver
 	drivers []*faulty.Driver // each engine's own way to what is kept
 	fronts  []log            // each engine's own
-	servers []*httptest.Server
 	stop    []func() error
 	late    sync.WaitGroup // commits that happen after their answer
 
