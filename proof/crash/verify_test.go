@@ -86,6 +86,9 @@ func (s *sim) sight(addr runnel.Segment) sight {
 			s.fail(alwaysOpens, "stat %s: %v", addr, err)
 		}
 		_, again := web.stat(s.ctx, addr)
+		if errors.Is(err, runnel.ErrSoftDeleted) && errors.Is(again, runnel.ErrNotFound) && s.claimEnds(addr) {
+			return sight{err: again} // its last fork has just gone too
+		}
 		s.check(bothAgree, differsError(err, again) == "", "%s: %v and %v", addr, err, again)
 		return sight{err: err}
 	}
@@ -109,6 +112,16 @@ func (s *sim) sight(addr runnel.Segment) sight {
 		s.check(exactCut, d == "", "%s: %s", addr, d)
 	}
 	return sight{answer: got}
+}
+
+// claimEnds tells whether a segment may be kept only for forks that are gone, or going.
+func (s *sim) claimEnds(addr runnel.Segment) bool {
+	for _, st := range s.spaces[addr.Space].states() {
+		if s.murky(st[addr.Name]) {
+			return true
+		}
+	}
+	return false
 }
 
 // explains returns in what a state is not what was found, empty if it is.
