@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -45,7 +44,7 @@ func FuzzRefusals(f *testing.F) {
 		}
 		header := http.Header{"Retry-After": {retry}}
 		header.Set(name, value)
-		resp, _ := answering{status, header, body}.RoundTrip(httptest.NewRequest(http.MethodGet, "/a", nil))
+		resp, _ := answering{status, header, body}.RoundTrip(httptest.NewRequest(http.MethodGet, "/a", nil)) //nolint:bodyclose // readError does
 		err := readError(resp)
 		if err.Status != status || err.Error() == "" || err.RetryAfter < 0 {
 			t.Fatalf("%d %q is %+v", status, body, err)
@@ -53,11 +52,6 @@ func FuzzRefusals(f *testing.F) {
 		var sent wire.Body
 		if json.Unmarshal([]byte(body), &sent) == nil && len(body) < maxErrorBytes && (err.Detail.Code != sent.Error.Code || err.Detail.Message != sent.Error.Message) {
 			t.Fatalf("%q is %+v", body, err.Detail)
-		}
-		for code, target := range map[wire.Code]error{wire.CodeClosed: wire.Body{Error: wire.Detail{Code: wire.CodeClosed}}.Err(409)} {
-			if err.Detail.Code == code && errors.Is(err, target) {
-				t.Fatalf("%+v matches an error that is not of package runnel", err)
-			}
 		}
 	})
 }
