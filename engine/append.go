@@ -173,7 +173,7 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, as []appendin
 		}
 		s, n := e.cost(as[i].bodies)
 		size += s + 8*rowBytes + len(as[i].o.StreamSeq)
-		ops += n + 4
+		ops += n + 6
 	}
 	for {
 		err := e.tryCommit(ctx, part, as, size, ops)

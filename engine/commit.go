@@ -288,6 +288,7 @@ func (sp *space) publish(b *batch) {
 			t.state.inc.wake()
 		}
 	}
+	sp.advance(b)
 }
 
 // take gives the write n positions and returns the first.

@@ -155,6 +155,7 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 	st.inc.retained.start(st)
 	t.set(seg, st)
 	t.put(descriptorKey(seg.name), desc.Append(nil))
+	t.put(nameKey(desc.ID), []byte(seg.name))
 	t.sp.names.add(seg.name)
 	t.change(record.Created, desc.ID, position, st.tail, 0)
 	if due, ok := st.due(t.micros); ok {

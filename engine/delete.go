@@ -67,6 +67,7 @@ func (t *tx) end(seg *segment) {
 	st := seg.staged
 	id := st.desc.ID
 	t.remove(descriptorKey(seg.name))
+	t.remove(nameKey(id))
 	if st.mutable != nil {
 		t.remove(mutableKey(id))
 	}

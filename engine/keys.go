@@ -17,6 +17,7 @@ const (
 	keyProducer   = 'p' // id, producer → record.Producer
 	keyMutable    = 's' // id → record.Mutable
 	keyReference  = 'r' // id, reference → record.Reference
+	keyName       = 'n' // id → name
 	keyDue        = 'x' // microseconds, id → name of a segment to look at then
 	keyTrash      = 't' // id → nothing: the data of a deleted segment is to be dropped
 	keyRelease    = 'o' // reference → record.Release
@@ -48,6 +49,8 @@ func producerKey(id uint64, producer string) []byte {
 }
 
 func mutableKey(id uint64) []byte { return segmentKey(nil, keyMutable, id) }
+
+func nameKey(id uint64) []byte { return segmentKey(nil, keyName, id) }
 
 func trashKey(id uint64) []byte { return segmentKey(nil, keyTrash, id) }
 

@@ -225,10 +225,10 @@ func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence
 			e.large.Release(held)
 			held = 0
 		}
-		need, err := pg.fill(ctx, e.driver, h, at, through, 0)
+		need, err := pg.fill(ctx, e.driver, h, at, through, 0, pageBytes)
 		if err == nil && need > 0 {
 			if held, err = e.holdLarge(ctx, need); err == nil {
-				_, err = pg.fill(ctx, e.driver, h, at, through, need)
+				_, err = pg.fill(ctx, e.driver, h, at, through, need, pageBytes)
 			}
 		}
 		if err != nil {
@@ -321,9 +321,10 @@ func (pg *page) shrink() {
 // largeBytes is from where on an entry is large: readers take turns in having one in memory.
 const largeBytes = 16 * pageBytes
 
-// fill reads the runs that follow a place. Where the first of them is large and allowed is not, it reads
-// nothing, and says how many bytes it needs.
-func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, through runnel.Sequence, allowed int64) (need int64, err error) {
+// fill reads the runs that follow a place: the first of them, and more as long as they have no more than
+// most bytes together. Where the first is large and allowed is not, it reads nothing, and says how many
+// bytes it needs.
+func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, through runnel.Sequence, allowed int64, most int) (need int64, err error) {
 	pg.bytes, pg.runs = pg.bytes[:0], pg.runs[:0]
 	r := storage.Range{From: runKey(nil, h.id, at+1), To: segmentKey(nil, keyRun, h.id+1)}
 	fragments := 0
@@ -333,7 +334,7 @@ func (pg *page) fill(ctx context.Context, driver storage.Driver, h holder, at, t
 		}
 		value := pair.Value
 		last := lastOfRunKey(pair.Key)
-		if fragments == 0 && len(pg.runs) > 0 && len(pg.bytes)+len(value) > pageBytes {
+		if fragments == 0 && len(pg.runs) > 0 && len(pg.bytes)+len(value) > most {
 			return 0, nil
 		}
 		if record.IsFragment(value) {

@@ -32,6 +32,12 @@ type space struct {
 	// committing says that the committer runs, and inFlight is what it is committing.
 	committing bool
 	inFlight   *batch
+	// head is the last position that is durable; reached is closed when it moves, nil when nobody waits.
+	head    runnel.Position
+	reached chan struct{}
+	// followers counts those who follow the timeline, for whom its latest part is kept.
+	followers int
+	recent    recent
 	// version is the guard's, on a driver that other processes may write too.
 	version storage.Version
 }
@@ -142,6 +148,8 @@ func (sp *space) ensure(ctx context.Context) error {
 	defer sp.mu.Unlock()
 	sp.position, sp.clock, sp.version = position, max(clock, sp.clock), version
 	sp.loaded = true
+	sp.recent = recent{after: position}
+	sp.reach(position)
 	return nil
 }
 

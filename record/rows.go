@@ -25,6 +25,11 @@ type Change struct {
 	Count uint64
 }
 
+// End is the last position the change takes.
+func (ch *Change) End() runnel.Position {
+	return ch.Position + runnel.Position(max(ch.Count, 1)) - 1
+}
+
 // ChangeKind is what was done to a segment. Its values are bytes at rest.
 type ChangeKind byte
 

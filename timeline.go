@@ -1,0 +1,47 @@
+package runnel
+
+import (
+	"fmt"
+	"iter"
+	"math"
+)
+
+// LatestPosition, as a place to read a space from, is wherever its head is at that moment.
+const LatestPosition Position = math.MaxUint64
+
+// SpaceBatch is a batch with the segment that it belongs to. The positions of its entries follow each
+// other without a gap.
+type SpaceBatch struct {
+	// Segment is the address, and ID the incarnation.
+	Segment Segment
+	ID      uint64
+	Batch
+}
+
+// Timeline is a space at one moment, and what its segments then held after a place, in one order.
+type Timeline struct {
+	Space Space
+	// From is the place the timeline begins after.
+	From Position
+	// Head is the last position that the space had given, to an entry or to another change. A reader
+	// that has come to the end of Batches has seen everything through it.
+	Head Position
+	// Batches yields the entries after From up to and including Head in the order of their positions.
+	// What is deleted, expired or no longer retained when the reader comes to it is left out: its
+	// positions are gaps. Entries that a fork inherits are its source's, in the timeline too. It may be
+	// ranged over more than once, reads as it goes, and holds little in memory.
+	Batches iter.Seq2[SpaceBatch, error]
+}
+
+// BeyondHeadError says where the head of the space is. It matches ErrBeyondTail.
+type BeyondHeadError struct {
+	Space Space
+	From  Position
+	Head  Position
+}
+
+func (e *BeyondHeadError) Error() string {
+	return fmt.Sprintf("runnel: position %d is beyond the head of space %s, which is %d", e.From, quote(e.Space.Name), e.Head)
+}
+
+func (e *BeyondHeadError) Is(target error) bool { return target == ErrBeyondTail }
