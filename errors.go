@@ -36,6 +36,14 @@ var (
 	ErrTrimmed = errors.New("runnel: no longer retained")
 	// ErrBeyondTail: the place has not been written yet.
 	ErrBeyondTail = errors.New("runnel: beyond the tail")
+	// ErrCursorMoved: the cursor is not where the move expects it, or beyond where it would go.
+	ErrCursorMoved = errors.New("runnel: cursor moved")
+	// ErrLeaseHeld: somebody else holds the lease.
+	ErrLeaseHeld = errors.New("runnel: lease is held")
+	// ErrLeaseLost: the lease is not held under that number any more.
+	ErrLeaseLost = errors.New("runnel: lease lost")
+	// ErrKeyReused: the idempotency key was used for another write.
+	ErrKeyReused = errors.New("runnel: idempotency key reused")
 	// ErrUnknown: the write may or may not have happened. It stays what it turned out to be; a retry with
 	// a producer or an expected tail finds out.
 	ErrUnknown = errors.New("runnel: outcome unknown")
@@ -214,6 +222,19 @@ func (e *TrimmedError) Error() string {
 }
 
 func (e *TrimmedError) Is(target error) bool { return target == ErrTrimmed }
+
+// KeyReusedError says for which write of the segment an idempotency key was used first.
+type KeyReusedError struct {
+	Segment Segment
+	Key     string
+	First   Sequence
+}
+
+func (e *KeyReusedError) Error() string {
+	return fmt.Sprintf("runnel: idempotency key %s of segment %s was used for other records, at %d", quote(e.Key), quote(e.Segment.String()), e.First)
+}
+
+func (e *KeyReusedError) Is(target error) bool { return target == ErrKeyReused }
 
 // BeyondTailError says where the tail is.
 type BeyondTailError struct {

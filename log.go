@@ -62,8 +62,20 @@ type AppendOptions struct {
 	// StreamSeq, if HasStreamSeq, must be bytewise greater than that of every append before it.
 	StreamSeq    string
 	HasStreamSeq bool
-	// Expect, if not nil, must be the segment's tail.
+	// Expect, if not nil, must be the segment's tail. A segment that is to be made has none, so 0 is what
+	// to expect of it.
 	Expect *Sequence
+	// Create makes the segment, with these options, when there is none. Nil leaves that to a creation:
+	// the append fails with ErrNotFound. Its Records, Closed and Fork must be zero.
+	Create *CreateOptions
+	// Absent demands that there is no such segment, and needs Create; otherwise the append fails with
+	// ErrExists.
+	Absent bool
+	// Key makes the append idempotent without a producer: repeated with the same key and the same
+	// records it is answered as it was the first time, for as long as the segment lives, and with other
+	// records it fails with ErrKeyReused. Each key takes a row in storage. Empty for none; at most
+	// MaxKeyBytes bytes.
+	Key string
 	// Close lets no entry follow this append, which may then have no records.
 	Close bool
 }
@@ -81,6 +93,9 @@ type Producer struct {
 // MaxProducerBytes is the longest producer id, in bytes.
 const MaxProducerBytes = 256
 
+// MaxKeyBytes is the longest idempotency key, in bytes.
+const MaxKeyBytes = 256
+
 // MaxProducerNumber is the largest epoch and the largest sequence of a producer. Source: PROTOCOL.md,
 // section 5.2.1 (the integers that JavaScript holds exactly).
 const MaxProducerNumber = 1<<53 - 1
@@ -97,8 +112,11 @@ type Appended struct {
 	// Position is the position of the first entry, and Time that of all. Zero for a duplicate.
 	Position Position
 	Time     time.Time
-	// Duplicate says that the producer's write was there already, and nothing was written again.
+	// Duplicate says that the write of the producer or the key was there already, and nothing was written
+	// again.
 	Duplicate bool
+	// Created says that the append made the segment.
+	Created bool
 	// ProducerSeq is the highest sequence accepted in the producer's epoch.
 	ProducerSeq uint64
 	// Closed says that the segment is closed, by this append or before.
@@ -111,6 +129,22 @@ type Write struct {
 	Segment string
 	Options AppendOptions
 	Records []Record
+}
+
+// Transaction is what one commit does to a space: all of it, or nothing.
+type Transaction struct {
+	// Writes are to segments that differ from each other.
+	Writes []Write
+	// Cursors are moved.
+	Cursors []CursorMove
+	// Fences are leases of the space that must be held.
+	Fences []Fence
+}
+
+// Committed is the answer to a transaction. It is given only when everything in it is durable.
+type Committed struct {
+	// Appended has an answer for each write, in their order.
+	Appended []Appended
 }
 
 // Batch is a run of entries of one segment that one append brought, in the form in which all readers

@@ -28,47 +28,82 @@ const (
 
 // Append adds records to the end of a segment, all of them or none, and returns when they are durable.
 //
-// It fails with runnel.ErrNotFound, ErrSoftDeleted, ErrClosed, ErrProducerFenced, ErrProducerGap,
-// ErrContentType, ErrTailMoved or ErrStreamSeq when the segment's state stands against it, looked at in
-// this order; ErrInvalid and ErrTooLarge whatever the state is; ErrStorageFull when there is no space for
-// it; ErrUnknown when nobody can say whether it happened, as after ctx ended while it was being
-// committed. The records are not kept.
+// It fails with runnel.ErrNotFound, ErrExists, ErrSoftDeleted, ErrClosed, ErrProducerFenced,
+// ErrProducerGap, ErrKeyReused, ErrContentType, ErrTailMoved or ErrStreamSeq when the segment's state
+// stands against it, looked at in this order; ErrInvalid and ErrTooLarge whatever the state is;
+// ErrStorageFull when there is no space for it; ErrUnknown when nobody can say whether it happened, as
+// after ctx ended while it was being committed. The records are not kept.
 func (e *Engine) Append(ctx context.Context, addr runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
 	a := [1]appending{{name: addr.Name, o: &o}}
-	if err := e.commit(ctx, addr.In(), a[:], records); err != nil {
+	if err := a[0].encode(e, records); err != nil {
+		return runnel.Appended{}, err
+	}
+	if err := e.commitAll(ctx, addr.In(), &transaction{appends: a[:]}); err != nil {
 		return runnel.Appended{}, err
 	}
 	return a[0].result, nil
 }
 
-// Commit makes appends to several segments of a space, each under its own conditions, all of them or
-// none. It returns an answer for each write, in their order, or the error of the first write that was
-// refused; see Append. No segment may be named twice. If some writes are duplicates of their producers
-// and others are not, the commit is refused with runnel.ErrInvalid.
+// Commit is Transact with writes alone.
 func (e *Engine) Commit(ctx context.Context, space runnel.Space, writes ...runnel.Write) ([]runnel.Appended, error) {
-	as := make([]appending, len(writes))
-	for i := range writes {
-		as[i] = appending{name: writes[i].Segment, o: &writes[i].Options}
-		for j := range i {
-			if as[j].name == as[i].name {
-				return nil, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", as[i].name)}
-			}
+	c, err := e.Transact(ctx, space, runnel.Transaction{Writes: writes})
+	return c.Appended, err
+}
+
+// Transact makes one commit to a space: appends to several segments, each under its own conditions,
+// moves of cursors, and leases that must be held; all of it or nothing. It fails with the error of the
+// first lease, write or cursor, in this order, that stands against it: see RenewLease for the leases,
+// Append for the writes; a cursor fails with runnel.ErrCursorMoved, ErrBeyondTail, or ErrNotFound of its
+// segment. No segment may be written twice, and no cursor moved twice. If some writes are duplicates
+// and others are not, the commit is refused with runnel.ErrInvalid; if all are, it is answered as
+// before, and no cursor moves again.
+func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Transaction) (runnel.Committed, error) {
+	work := transaction{appends: make([]appending, len(tr.Writes)), moves: make([]moving, len(tr.Cursors)), fences: tr.Fences}
+	written := make(map[string]bool, len(tr.Writes))
+	for i := range tr.Writes {
+		w := &tr.Writes[i]
+		if written[w.Segment] {
+			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", w.Segment)}
+		}
+		written[w.Segment] = true
+		work.appends[i] = appending{name: w.Segment, o: &w.Options}
+		if err := work.appends[i].encode(e, w.Records); err != nil {
+			return runnel.Committed{}, err
 		}
 	}
-	records := func(i int) []runnel.Record { return writes[i].Records }
-	for i := range as {
-		if err := as[i].encode(e, records(i)); err != nil {
-			return nil, err
+	moved := make(map[runnel.CursorName]bool, len(tr.Cursors))
+	for i := range tr.Cursors {
+		m := &tr.Cursors[i]
+		name := runnel.CursorName{Space: space, Segment: m.Segment, Name: m.Name}
+		if err := checkCursor(name); err != nil {
+			return runnel.Committed{}, err
+		}
+		if moved[name] {
+			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("moves cursor %s twice", name)}
+		}
+		moved[name] = true
+		work.moves[i] = moving{CursorMove: m, name: name}
+	}
+	for _, f := range tr.Fences {
+		if err := checkFence(space, f); err != nil {
+			return runnel.Committed{}, err
 		}
 	}
-	if err := e.commitAll(ctx, space, as); err != nil {
-		return nil, err
+	if err := e.commitAll(ctx, space, &work); err != nil {
+		return runnel.Committed{}, err
 	}
-	results := make([]runnel.Appended, len(as))
-	for i := range as {
-		results[i] = as[i].result
+	c := runnel.Committed{Appended: make([]runnel.Appended, len(work.appends))}
+	for i := range work.appends {
+		c.Appended[i] = work.appends[i].result
 	}
-	return results, nil
+	return c, nil
+}
+
+// transaction is what a commit is to do.
+type transaction struct {
+	appends []appending
+	moves   []moving
+	fences  []runnel.Fence
 }
 
 // appending is one append on its way.
@@ -81,15 +116,9 @@ type appending struct {
 	most   uint64 // the largest payload
 
 	seg       *segment
+	creates   bool
 	duplicate bool
 	result    runnel.Appended
-}
-
-func (e *Engine) commit(ctx context.Context, space runnel.Space, as []appending, records []runnel.Record) error {
-	if err := as[0].encode(e, records); err != nil {
-		return err
-	}
-	return e.commitAll(ctx, space, as)
 }
 
 // encode checks what does not depend on the segment, and builds the bodies of the runs.
@@ -107,11 +136,34 @@ func (a *appending) encode(e *Engine, records []runnel.Record) error {
 			return &runnel.InvalidError{What: "producer epoch and sequence", Rule: fmt.Sprintf("must be at most %d", uint64(runnel.MaxProducerNumber))}
 		}
 	}
+	if len(a.o.Key) > runnel.MaxKeyBytes {
+		return &runnel.TooLargeError{What: "idempotency key", Limit: runnel.MaxKeyBytes, Got: int64(len(a.o.Key))}
+	}
+	if a.o.Key != "" && a.o.Producer != nil {
+		return &runnel.InvalidError{What: "idempotency key and producer", Rule: "exclude each other"}
+	}
+	if err := a.checkCreate(); err != nil {
+		return err
+	}
 	if len(a.o.StreamSeq) > runnel.MaxStreamSeqBytes {
 		return &runnel.TooLargeError{What: "stream sequence", Limit: runnel.MaxStreamSeqBytes, Got: int64(len(a.o.StreamSeq))}
 	}
 	a.bodies, a.count, a.bytes, a.most = e.bodies(records)
 	return nil
+}
+
+// checkCreate checks what the append would make a segment with.
+func (a *appending) checkCreate() error {
+	c := a.o.Create
+	switch {
+	case c == nil && a.o.Absent:
+		return &runnel.InvalidError{What: "append to a segment that must be absent", Rule: "needs options to create it with"}
+	case c == nil:
+		return nil
+	case c.Fork != nil || c.Closed || len(c.Records) > 0:
+		return &runnel.InvalidError{What: "append that creates a segment", Rule: "cannot fork it, and takes no other records than its own"}
+	}
+	return checkCreate(c)
 }
 
 // bodies packs records into the bodies of runs.
@@ -159,100 +211,183 @@ func (e *Engine) fragment() int {
 	return fragmentBytes
 }
 
-func (e *Engine) commitAll(ctx context.Context, part runnel.Space, as []appending) error {
-	if len(as) == 0 {
-		return nil
+func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transaction) error {
+	if n, most := len(work.appends)+len(work.moves)+len(work.fences), (e.fragment()-commitRowBytes)/(2*commitChangeBytes); n > most {
+		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("has %d parts, storage takes at most %d", n, most)}
 	}
-	if most := (e.fragment() - commitRowBytes) / (2 * commitChangeBytes); len(as) > most {
-		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("is to %d segments, storage takes at most %d", len(as), most)}
-	}
-	size, ops := 0, 0
-	for i := range as {
-		if err := part.Segment(as[i].name).Validate(); err != nil {
+	size, ops := len(work.moves)*(storage.MaxKeyBytes+rowBytes), len(work.moves)
+	for i := range work.appends {
+		a := &work.appends[i]
+		if err := part.Segment(a.name).Validate(); err != nil {
 			return err
 		}
-		s, n := e.cost(as[i].bodies)
-		size += s + 8*rowBytes + len(as[i].o.StreamSeq)
+		s, n := e.cost(a.bodies)
+		size += s + 8*rowBytes + len(a.o.StreamSeq) + len(a.o.Key)
 		ops += n + 6
+		if c := a.o.Create; c != nil {
+			size += 8*rowBytes + len(c.ContentType) + 2*runnel.MaxSpaceBytes
+			ops += 7
+		}
 	}
 	for {
-		err := e.tryCommit(ctx, part, as, size, ops)
+		err := e.tryCommit(ctx, part, work, size, ops)
 		if !errors.Is(err, errRetry) {
 			return err
 		}
 	}
 }
 
-func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, as []appending, size, ops int) error {
-	for i := range as {
-		seg, err := e.acquire(ctx, part.Segment(as[i].name))
+func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transaction, size, ops int) error {
+	sp, err := e.enter(ctx, part)
+	if err != nil {
+		return err
+	}
+	defer sp.leave()
+	for i := range work.appends {
+		a := &work.appends[i]
+		if a.seg, err = e.acquire(ctx, part.Segment(a.name)); err != nil {
+			return err
+		}
+		defer a.seg.release()
+		if err := a.load(ctx); err != nil {
+			return err
+		}
+		if a.o.Close {
+			size += a.seg.descriptorBytes()
+		}
+	}
+	for i := range work.moves {
+		m := &work.moves[i]
+		if m.Segment != "" {
+			if m.seg, err = e.acquire(ctx, part.Segment(m.Segment)); err != nil {
+				return err
+			}
+			defer m.seg.release()
+			m.id = m.seg.stagedID()
+			size += m.seg.descriptorBytes()
+		}
+		m.key = cursorKey(m.id, m.Name)
+		if err := sp.loadRow(ctx, m.key); err != nil {
+			return err
+		}
+	}
+	for _, f := range work.fences {
+		if err := sp.loadRow(ctx, leaseKey(f.Key)); err != nil {
+			return err
+		}
+	}
+	if work.looksTwice() {
+		// What it is checked against may have been read at different moments, between which another
+		// process has written. Entering once more makes it stale then.
+		if err := sp.ensure(ctx); err != nil {
+			return err
+		}
+	}
+	err = sp.write(ctx, size, ops, func(t *tx) error { return work.stage(t) })
+	for i := range work.appends {
+		e.outgrown(work.appends[i].seg)
+	}
+	return err
+}
+
+// looksTwice tells whether the transaction is checked against more than one segment.
+func (work *transaction) looksTwice() bool {
+	if len(work.appends) != 1 || len(work.moves)+len(work.fences) > 0 {
+		return true
+	}
+	o := work.appends[0].o
+	return o.Producer != nil || o.Key != ""
+}
+
+// load brings into memory what the append is checked against.
+func (a *appending) load(ctx context.Context) error {
+	if p := a.o.Producer; p != nil {
+		return a.seg.loadProducer(ctx, p.ID)
+	}
+	if id := a.seg.stagedID(); a.o.Key != "" && id != 0 {
+		return a.seg.sp.loadRow(ctx, onceKey(id, a.o.Key))
+	}
+	return nil
+}
+
+// stage checks everything, and then stages it all.
+func (work *transaction) stage(t *tx) error {
+	for _, f := range work.fences {
+		held, err := t.lease(f.Key)
 		if err != nil {
 			return err
 		}
-		defer seg.release()
-		as[i].seg = seg
-		if p := as[i].o.Producer; p != nil {
-			if err := seg.loadProducer(ctx, p.ID); err != nil {
-				return err
-			}
-		}
-		if as[i].o.Close {
-			size += seg.descriptorBytes()
-		}
-	}
-	if len(as) > 1 || as[0].o.Producer != nil {
-		// Segments and producers may have been read at different moments, between which another process
-		// has written. Entering once more makes them stale then.
-		if err := as[0].seg.sp.ensure(ctx); err != nil {
+		if err := fenced(f, held); err != nil {
 			return err
 		}
 	}
-	err := as[0].seg.sp.write(ctx, size, ops, func(t *tx) error {
-		duplicates := 0
+	as := work.appends
+	duplicates := 0
+	for i := range as {
+		a := &as[i]
+		if a.seg.stale.Load() {
+			return errRetry
+		}
+		if err := a.check(t); err != nil {
+			t.dependOn(a.seg)
+			return err
+		}
+		if a.duplicate {
+			duplicates++
+		}
+	}
+	if duplicates > 0 {
 		for i := range as {
-			a := &as[i]
-			if a.seg.stale.Load() {
-				return errRetry
-			}
-			if err := a.check(t); err != nil {
-				t.dependOn(a.seg)
-				return err
-			}
-			if a.duplicate {
-				duplicates++
-			}
+			t.dependOn(as[i].seg)
 		}
-		if duplicates > 0 {
-			for i := range as {
-				t.dependOn(as[i].seg)
-			}
-			if duplicates < len(as) {
-				return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(as))}
-			}
-			return nil
+		if duplicates < len(as) {
+			return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(as))}
 		}
+		return nil
+	}
+	for i := range work.moves {
+		m := &work.moves[i]
+		if m.seg != nil && m.seg.stale.Load() {
+			return errRetry
+		}
+		if err := m.check(t); err != nil {
+			return err
+		}
+	}
+	if len(as) > 0 {
 		if err := t.grow(); err != nil {
 			return err
 		}
-		transaction := t.sp.position + 1
-		for i := range as {
-			as[i].stage(t, transaction)
-		}
-		return nil
-	})
-	for i := range as {
-		e.outgrown(as[i].seg)
 	}
-	return err
+	first := t.sp.position + 1
+	for i := range as {
+		as[i].stage(t, first)
+	}
+	for i := range work.moves {
+		work.moves[i].stage(t)
+	}
+	return nil
 }
 
 // check decides whether the staged state of the segment lets the append happen.
 func (a *appending) check(t *tx) error {
 	st, o := a.seg.staged, a.o
-	a.duplicate = false
+	a.duplicate, a.creates = false, false
 	addr := a.seg.addr()
+	if o.Create != nil && st.life(t.micros) == lifeNone {
+		a.creates = true
+		return a.checkNew(t, addr)
+	}
 	if err := t.live(a.seg, addr); err != nil {
 		return err
+	}
+	if o.Key != "" {
+		if known, err := a.checkKey(t, st, addr); known || err != nil {
+			return err
+		}
+	}
+	if o.Absent {
+		return &runnel.ExistsError{Segment: addr, Field: "content type", Have: st.desc.ContentType, Want: "none"}
 	}
 	var known *producer
 	if o.Producer != nil {
@@ -285,6 +420,65 @@ func (a *appending) check(t *tx) error {
 		return &runnel.InvalidError{What: "append", Rule: fmt.Sprintf("would pass the last sequence, %d", runnel.MaxSequence-1)}
 	}
 	return nil
+}
+
+// checkNew decides whether an append may make its segment.
+func (a *appending) checkNew(t *tx, addr runnel.Segment) error {
+	t.dependOn(a.seg)
+	o := a.o
+	if o.Producer != nil {
+		if err := a.checkProducer(t, nil, nil); err != nil {
+			return err
+		}
+	}
+	contentType := o.Create.ContentType
+	if contentType == "" {
+		contentType = DefaultContentType
+	}
+	if a.count > 0 && o.ContentType != "" && runnel.MediaType(o.ContentType) != runnel.MediaType(contentType) {
+		return &runnel.ContentTypeError{Segment: addr, Have: contentType, Got: o.ContentType}
+	}
+	if o.Expect != nil && *o.Expect != 0 {
+		return &runnel.TailMovedError{Segment: addr, Want: *o.Expect}
+	}
+	if most := o.Create.Retention.Bytes; most > 0 && a.most > most {
+		return &runnel.TooLargeError{What: "record of a segment that retains so many bytes", Limit: int64(most), Got: int64(a.most)}
+	}
+	return nil
+}
+
+// checkKey answers an append whose idempotency key has been used, and tells whether it has.
+func (a *appending) checkKey(t *tx, st *state, addr runnel.Segment) (known bool, err error) {
+	r := t.row(onceKey(st.inc.id, a.o.Key))
+	if r == nil {
+		return false, errRetry
+	}
+	if r.value == nil {
+		return false, nil
+	}
+	t.dependOnRow(r)
+	k, err := record.DecodeKey(r.value)
+	if err != nil {
+		return false, err
+	}
+	if k.Sum != a.sum() {
+		return false, &runnel.KeyReusedError{Segment: addr, Key: a.o.Key, First: k.First}
+	}
+	a.duplicate = true
+	a.result = runnel.Appended{
+		First: k.First, Tail: k.Tail, Position: k.Position, Time: time.UnixMicro(k.Micros).UTC(),
+		Duplicate: true, Closed: k.Closed,
+	}
+	return true, nil
+}
+
+// sum tells what is appended from anything else.
+func (a *appending) sum() uint64 {
+	sum := uint64(0)
+	for _, b := range a.bodies {
+		sum = sum*31 + b.Sum()
+	}
+	return sum
 }
 
 // checkClosed answers an append to a closed segment. Closing again is a success, and so is the repetition
@@ -334,7 +528,12 @@ func (a *appending) checkProducer(t *tx, st *state, known *producer) error {
 // stage gives the append its place. It cannot fail.
 func (a *appending) stage(t *tx, transaction runnel.Position) {
 	seg, o := a.seg, a.o
-	a.result = runnel.Appended{}
+	a.result = runnel.Appended{Created: a.creates}
+	if a.creates {
+		t.expire(seg)
+		t.create(seg, o.Create, nil, nil)
+		t.b.events = append(t.b.events, runnel.Event{Info: seg.staged.info(seg.addr())})
+	}
 	if a.count > 0 {
 		first, position := t.append(seg, a.bodies, transaction)
 		a.result.First, a.result.Position = first, position
@@ -368,6 +567,13 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 		t.close(seg, o.Producer)
 	}
 	a.result.Tail, a.result.Closed = st.tail, o.Close
+	if o.Key != "" {
+		row := record.Key{
+			First: a.result.First, Tail: st.tail, Position: a.result.Position, Micros: t.micros,
+			Sum: a.sum(), Closed: o.Close,
+		}
+		t.setRow(onceKey(st.inc.id, o.Key), row.Append(nil))
+	}
 }
 
 // append stages runs at the tail of a segment.

@@ -178,6 +178,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 			c.report(ctx, "sweep", part.Name, c.due(ctx, part))
 			c.report(ctx, "references", part.Name, c.references(ctx, part))
+			c.report(ctx, "leases", part.Name, c.e.expiredLeases(ctx, part))
 			c.report(ctx, "vacuum", part.Name, c.vacuum.run(ctx, c.e, part))
 			c.report(ctx, "witnesses", part.Name, c.witnesses(ctx, part))
 		}
@@ -222,7 +223,7 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	}
 	var done [][]byte
 	for _, id := range trash {
-		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable} {
+		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce} {
 			if done, err = c.e.drop(ctx, part, segmentRange(kind, id), done); err != nil {
 				return err
 			}

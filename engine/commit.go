@@ -15,6 +15,7 @@ import (
 // batch is what one commit of the driver makes durable: the staged writes of many callers.
 type batch struct {
 	storage.Batch
+	number  uint64 // in the order in which batches of the space commit
 	size    int
 	first   runnel.Position
 	last    runnel.Position
@@ -161,7 +162,8 @@ func (sp *space) room(size, ops int) *batch {
 			return b
 		}
 	}
-	b := &batch{done: make(chan struct{}), size: size}
+	sp.batches++
+	b := &batch{number: sp.batches, done: make(chan struct{}), size: size}
 	b.Reserve = true // until something is staged that takes space
 	s, _ := scratches.Get().(*scratch)
 	b.scratch, b.Ops, b.changes, b.touched, b.arena = s, s.ops, s.changes, s.touched, s.arena
@@ -343,9 +345,7 @@ func (t *tx) set(seg *segment, next *state) *touched {
 
 // dependOn makes the answer wait for what is staged of a segment.
 func (t *tx) dependOn(seg *segment) {
-	if seg.batch != nil {
-		t.wait = seg.batch
-	}
+	t.waitFor(seg.batch)
 }
 
 // arenaBytes is how much room for keys and headers a batch takes at once.

@@ -21,6 +21,9 @@ const (
 	keyDue        = 'x' // microseconds, id → name of a segment to look at then
 	keyTrash      = 't' // id → nothing: the data of a deleted segment is to be dropped
 	keyRelease    = 'o' // reference → record.Release
+	keyCursor     = 'u' // id, or 0 for the space, cursor's name → record.Cursor
+	keyLease      = 'l' // lease's key → record.Lease
+	keyOnce       = 'k' // id, idempotency key → record.Key
 	keyWitness    = 'w' // engine → id of its last commit, microseconds
 )
 
@@ -46,6 +49,18 @@ func fragmentKey(dst []byte, id uint64, last runnel.Sequence, index int) []byte 
 
 func producerKey(id uint64, producer string) []byte {
 	return append(segmentKey(make([]byte, 0, 9+len(producer)), keyProducer, id), producer...)
+}
+
+func onceKey(id uint64, key string) []byte {
+	return append(segmentKey(make([]byte, 0, 9+len(key)), keyOnce, id), key...)
+}
+
+func cursorKey(id uint64, name string) []byte {
+	return append(segmentKey(make([]byte, 0, 9+len(name)), keyCursor, id), name...)
+}
+
+func leaseKey(key string) []byte {
+	return append(append(make([]byte, 0, 1+len(key)), keyLease), key...)
 }
 
 func mutableKey(id uint64) []byte { return segmentKey(nil, keyMutable, id) }

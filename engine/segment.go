@@ -119,6 +119,16 @@ func (sp *space) acquire(ctx context.Context, name string) (*segment, error) {
 	return seg, nil
 }
 
+// stagedID is the id of the incarnation that is staged, 0 if there is none.
+func (seg *segment) stagedID() uint64 {
+	seg.sp.mu.Lock()
+	defer seg.sp.mu.Unlock()
+	if inc := seg.staged.inc; inc != nil {
+		return inc.id
+	}
+	return 0
+}
+
 func (seg *segment) release() {
 	sp := seg.sp
 	sp.mu.Lock()

@@ -24,11 +24,16 @@ type space struct {
 	loaded   bool
 	segments map[string]*segment
 	names    names
+	rows     rows
+	// leaseWaits are those who wait for leases, by key.
+	leaseWaits map[string]*leaseWait
 	// position and clock are the last ones given, staged ones included.
 	position runnel.Position
 	clock    int64
 	// queue holds the batches that are staged and not yet being committed, the open one last.
 	queue []*batch
+	// batches counts those that were begun.
+	batches uint64
 	// committing says that the committer runs, and inFlight is what it is committing.
 	committing bool
 	inFlight   *batch
@@ -220,5 +225,6 @@ func (sp *space) forget(err error) {
 	}
 	sp.e.resident.Add(-int64(len(sp.segments)))
 	sp.segments = make(map[string]*segment)
+	sp.rows.forget()
 	sp.loaded = false
 }

@@ -40,6 +40,8 @@ const (
 	Closed   ChangeKind = 3
 	Deleted  ChangeKind = 4
 	Trimmed  ChangeKind = 5
+	// Leased is the giving of a lease. Segment and Last are 0.
+	Leased ChangeKind = 6
 )
 
 // Commit is the row that one commit to a space leaves in the space's timeline, under a key that ends in

@@ -125,6 +125,9 @@ func (b *Body) Len() int { return b.count }
 // PayloadBytes is the sum of the payloads' lengths.
 func (b *Body) PayloadBytes() uint64 { return uint64(len(b.bytes) - b.payload) }
 
+// Sum is a checksum of the entries and how many they are.
+func (b *Body) Sum() uint64 { return uint64(b.crc)<<32 | uint64(uint32(b.count)) }
+
 // Bytes is the encoded body, which must not be changed.
 func (b *Body) Bytes() []byte { return b.bytes }
 

@@ -1,0 +1,76 @@
+package runnel
+
+import (
+	"fmt"
+	"time"
+)
+
+// MaxCursorBytes is the longest name of a cursor, in bytes.
+const MaxCursorBytes = 256
+
+// CursorName names a stored place of a reader.
+type CursorName struct {
+	Space Space
+	// Segment is the segment that is read; empty for the timeline of the space. The cursors of a segment
+	// go away with it.
+	Segment string
+	// Name is not empty, is UTF-8, and has at most MaxCursorBytes bytes.
+	Name string
+}
+
+func (n CursorName) String() string {
+	if n.Segment == "" {
+		return fmt.Sprintf("%s of space %s", quote(n.Name), quote(n.Space.Name))
+	}
+	return fmt.Sprintf("%s of segment %s", quote(n.Name), quote(n.Space.Segment(n.Segment).String()))
+}
+
+// Cursor is the stored place of a reader.
+type Cursor struct {
+	CursorName
+	// Place is what the reader has done with: a Sequence of the segment, or a Position of the space.
+	Place uint64
+	// Updated is when the place was stored.
+	Updated time.Time
+	// End is the tail of the segment, or the head of the space.
+	End uint64
+}
+
+// Lag is how far the reader is behind: in entries of a segment, or in positions of a space, some of
+// which are not those of entries.
+func (c Cursor) Lag() uint64 { return c.End - min(c.Place, c.End) }
+
+// CursorMove stores the place of a reader, as part of a commit. The cursor is made when there is none.
+type CursorMove struct {
+	// Segment and Name are as in CursorName, in the space of the commit.
+	Segment, Name string
+	// Place is a Sequence of the segment, or a Position of the space. It must have been given.
+	Place uint64
+	// Expect, if not nil, must be the place stored before; 0 stands for none, too.
+	Expect *uint64
+	// Rewind lets the place go back. Without it a lower place than the stored one is refused.
+	Rewind bool
+}
+
+// CursorMovedError says where the cursor is. It matches ErrCursorMoved.
+type CursorMovedError struct {
+	Cursor CursorName
+	// Want is the place that was expected, or that the cursor was to be moved to.
+	Want  uint64
+	Place uint64
+}
+
+func (e *CursorMovedError) Error() string {
+	return fmt.Sprintf("runnel: cursor %s is at %d, not at or before %d", e.Cursor, e.Place, e.Want)
+}
+
+func (e *CursorMovedError) Is(target error) bool { return target == ErrCursorMoved }
+
+// CursorNotFoundError names the cursor that does not exist. It matches ErrNotFound.
+type CursorNotFoundError struct{ Cursor CursorName }
+
+func (e *CursorNotFoundError) Error() string {
+	return fmt.Sprintf("runnel: cursor %s not found", e.Cursor)
+}
+
+func (e *CursorNotFoundError) Is(target error) bool { return target == ErrNotFound }

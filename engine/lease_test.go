@@ -1,0 +1,259 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/memory"
+)
+
+var leases = runnel.Space{Name: "s"}
+
+func (w *world) lease(key, holder string, ttl time.Duration) (runnel.Lease, error) {
+	return w.AcquireLease(ctx, leases, runnel.LeaseRequest{Key: key, Holder: holder, TTL: ttl})
+}
+
+func (w *world) mustLease(key, holder string, ttl time.Duration) runnel.Lease {
+	w.t.Helper()
+	l, err := w.lease(key, holder, ttl)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return l
+}
+
+func TestALeaseIsHeldByOneUntilItsTimeIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		a := w.mustLease("k", "a", 10*time.Second)
+		if a.Holder != "a" || a.Deadline.Sub(a.Granted) != 10*time.Second || a.Number == 0 {
+			t.Fatalf("%+v", a)
+		}
+		pass(9 * time.Second)
+		for range 2 { // also after a crash
+			_, err := w.lease("k", "b", time.Second)
+			wantError(t, err, runnel.ErrLeaseHeld)
+			if e := as[*runnel.LeaseHeldError](t, err); e.Lease.Holder != "a" || !e.Lease.Deadline.Equal(a.Deadline) {
+				t.Errorf("%+v", e)
+			}
+			w.crash()
+		}
+		renewed, err := w.RenewLease(ctx, leases, a.Fence())
+		if err != nil || renewed.Number != a.Number || renewed.Deadline.Sub(a.Deadline) != 9*time.Second {
+			t.Fatalf("%+v, %v", renewed, err)
+		}
+		pass(10 * time.Second)
+		_, err = w.RenewLease(ctx, leases, a.Fence())
+		wantError(t, err, runnel.ErrLeaseLost)
+		b := w.mustLease("k", "b", time.Second)
+		if b.Number <= a.Number {
+			t.Fatalf("%d after %d", b.Number, a.Number)
+		}
+		_, err = w.RenewLease(ctx, leases, a.Fence())
+		wantError(t, err, runnel.ErrLeaseLost)
+		if e := as[*runnel.LeaseLostError](t, err); e.Current != b.Number {
+			t.Errorf("%+v", e)
+		}
+		wantError(t, w.ReleaseLease(ctx, leases, a.Fence()), runnel.ErrLeaseLost)
+		if err := w.ReleaseLease(ctx, leases, b.Fence()); err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, w.ReleaseLease(ctx, leases, b.Fence()), runnel.ErrLeaseLost)
+		if c := w.mustLease("k", "c", time.Second); c.Number <= b.Number {
+			t.Fatalf("%d after %d", c.Number, b.Number)
+		}
+	})
+}
+
+func TestAHolderThatAsksAgainIsGivenANewNumber(t *testing.T) {
+	w := inMemory(t)
+	first := w.mustLease("k", "a", time.Hour)
+	second := w.mustLease("k", "a", time.Hour)
+	if second.Number <= first.Number {
+		t.Fatalf("%d after %d", second.Number, first.Number)
+	}
+	_, err := w.RenewLease(ctx, leases, first.Fence())
+	wantError(t, err, runnel.ErrLeaseLost)
+}
+
+func TestAFencedWriteNeedsItsLease(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.create("s/a", runnel.CreateOptions{})
+		write := func(l runnel.Lease, payload string) error {
+			_, err := w.Transact(ctx, leases, runnel.Transaction{
+				Writes: []runnel.Write{{Segment: "a", Records: records(payload)}},
+				Fences: []runnel.Fence{l.Fence()},
+			})
+			return err
+		}
+		old := w.mustLease("k", "old", time.Second)
+		if err := write(old, "1"); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Second)
+		wantError(t, write(old, "too late"), runnel.ErrLeaseLost)
+		next := w.mustLease("k", "new", time.Second)
+		wantError(t, write(old, "fenced"), runnel.ErrLeaseLost)
+		if err := write(next, "2"); err != nil {
+			t.Fatal(err)
+		}
+		w.want("s/a", "1", "2")
+	})
+}
+
+func TestALeaseCanBeWaitedFor(t *testing.T) {
+	ask := func(w *world, ctx context.Context, holder string) <-chan error {
+		return later(func() error {
+			_, err := w.AcquireLease(ctx, leases, runnel.LeaseRequest{Key: "k", Holder: holder, TTL: time.Minute, Wait: true})
+			return err
+		})
+	}
+	t.Run("until it is released", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			held := w.mustLease("k", "a", time.Hour)
+			waiting := ask(w, ctx, "b")
+			pending(t, waiting, "waiting")
+			began := time.Now()
+			if err := errors.Join(w.ReleaseLease(ctx, leases, held.Fence()), <-waiting); err != nil {
+				t.Fatal(err)
+			}
+			if time.Since(began) > 0 {
+				t.Fatal("it took", time.Since(began))
+			}
+		})
+	})
+	t.Run("until its time is over", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			w.mustLease("k", "a", time.Minute)
+			began := time.Now()
+			if err := <-ask(w, ctx, "b"); err != nil || time.Since(began) != time.Minute {
+				t.Fatal(err, time.Since(began))
+			}
+		})
+	})
+	t.Run("by many, of whom one has it at a time", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			var work sync.WaitGroup
+			var mu sync.Mutex
+			holders, last := 0, uint64(0)
+			for i := range 50 {
+				work.Go(func() {
+					l, err := w.AcquireLease(ctx, leases, runnel.LeaseRequest{Key: "k", Holder: fmt.Sprint(i), TTL: time.Minute, Wait: true})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					if holders++; holders > 1 || l.Number <= last {
+						t.Errorf("%d hold it, number %d after %d", holders, l.Number, last)
+					}
+					last = l.Number
+					mu.Unlock()
+					time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+					mu.Lock()
+					holders--
+					mu.Unlock()
+					if err := w.ReleaseLease(ctx, leases, l.Fence()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			work.Wait()
+		})
+	})
+	t.Run("until nobody wants it any more", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			w.mustLease("k", "a", time.Hour)
+			c, cancel := context.WithCancel(ctx)
+			waiting := ask(w, c, "b")
+			pending(t, waiting, "waiting")
+			cancel()
+			wantError(t, <-waiting, context.Canceled)
+			waiting = ask(w, ctx, "b")
+			synctest.Wait()
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			wantError(t, <-waiting, runnel.ErrShutdown)
+		})
+	})
+	t.Run("also when another process releases it", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			shared := &memory.Driver{Shared: true}
+			one, two := newWorld(t, shared, engine.Config{}), newWorld(t, shared, engine.Config{})
+			held := one.mustLease("k", "a", time.Hour)
+			waiting := ask(two, ctx, "b")
+			pending(t, waiting, "waiting")
+			if err := one.ReleaseLease(ctx, leases, held.Fence()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-waiting; err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+func TestLeasesAreListedWhileTheyAreHeld(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		for i := range 300 {
+			w.mustLease(fmt.Sprintf("worker/%03d", i), "h", time.Hour)
+		}
+		w.mustLease("worker/short", "h", time.Second)
+		w.mustLease("x", "h", time.Hour)
+		pass(time.Minute)
+		n := 0
+		for l, err := range w.Leases(ctx, leases, "worker/", "worker/009") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprintf("worker/%03d", n+10); l.Key != want || l.Holder != "h" {
+				t.Fatalf("%+v, want %s", l, want)
+			}
+			n++
+		}
+		if n != 290 {
+			t.Fatal(n)
+		}
+		// What is over leaves nothing behind.
+		pass(2 * time.Hour)
+		w.wantRows("s", map[string]int{"l": 0})
+	})
+}
+
+func TestALeaseRequestIsChecked(t *testing.T) {
+	w := inMemory(t)
+	good := runnel.LeaseRequest{Key: "k", Holder: "h", TTL: time.Second}
+	for name, spoil := range map[string]func(q *runnel.LeaseRequest){
+		"no key":           func(q *runnel.LeaseRequest) { q.Key = "" },
+		"long key":         func(q *runnel.LeaseRequest) { q.Key = strings.Repeat("k", runnel.MaxLeaseBytes+1) },
+		"key is not UTF-8": func(q *runnel.LeaseRequest) { q.Key = "\xff" },
+		"no holder":        func(q *runnel.LeaseRequest) { q.Holder = "" },
+		"short ttl":        func(q *runnel.LeaseRequest) { q.TTL = runnel.MinLeaseTTL - 1 },
+		"long ttl":         func(q *runnel.LeaseRequest) { q.TTL = runnel.MaxLeaseTTL + 1 },
+		"too much metadata": func(q *runnel.LeaseRequest) {
+			q.Metadata = map[string]string{"m": strings.Repeat("m", runnel.MaxLeaseMetadataBytes)}
+		},
+	} {
+		q := good
+		spoil(&q)
+		_, err := w.AcquireLease(ctx, leases, q)
+		if !errors.Is(err, runnel.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"github.com/runnelhq/runnel/storage"
+)
+
+// Cursors, leases and idempotency keys are rows that are looked at and replaced under the lock of their
+// space. What is staged of them is in memory; before a write looks at one it is brought there.
+
+// rows holds such rows by their keys in storage. sp.mu guards it.
+type rows struct {
+	known     map[string]*row
+	forgotten uint64 // how many have left memory
+}
+
+// row is one of them, as staged.
+type row struct {
+	value []byte // nil: there is none
+	batch *batch // the one that carries it, nil if it was loaded
+}
+
+// maxRows is how many of them are kept in memory.
+const maxRows = 4096
+
+// note keeps a row in memory.
+func (r *rows) note(key string, to *row) {
+	if r.known == nil {
+		r.known = make(map[string]*row)
+	}
+	if len(r.known) >= maxRows && r.known[key] == nil {
+		for key, row := range r.known {
+			if row.batch == nil || row.batch.finished() {
+				delete(r.known, key)
+				r.forgotten++
+			}
+		}
+	}
+	r.known[key] = to
+}
+
+// forget drops all that is in memory.
+func (r *rows) forget() {
+	r.known = nil
+	r.forgotten++
+}
+
+// loadRow brings a row into memory.
+func (sp *space) loadRow(ctx context.Context, key []byte) error {
+	sp.mu.Lock()
+	known, forgotten := sp.rows.known[string(key)] != nil, sp.rows.forgotten
+	sp.mu.Unlock()
+	if known {
+		return nil
+	}
+	value, err := sp.e.driver.Get(ctx, sp.part, key)
+	switch {
+	case errors.Is(err, storage.ErrKeyNotFound):
+		value = nil
+	case err != nil:
+		return storageError(err)
+	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.rows.forgotten != forgotten || !sp.loaded {
+		return errRetry // it may have been written since, and been forgotten
+	}
+	if sp.rows.known[string(key)] == nil {
+		sp.rows.note(string(key), &row{value: value})
+	}
+	return nil
+}
+
+// row returns a row as staged, nil if it has left memory.
+func (t *tx) row(key []byte) *row { return t.sp.rows.known[string(key)] }
+
+// setRow stages another value of a row; nil removes it.
+func (t *tx) setRow(key, value []byte) {
+	if value == nil {
+		t.remove(key)
+	} else {
+		t.put(key, value)
+	}
+	t.sp.rows.note(string(key), &row{value: value, batch: t.b})
+}
+
+// dependOnRow makes the answer wait for what is staged of a row.
+func (t *tx) dependOnRow(r *row) { t.waitFor(r.batch) }
+
+// waitFor makes the answer wait for a batch, nil for none, if it does not for a later one.
+func (t *tx) waitFor(b *batch) {
+	if b != nil && (t.wait == nil || b.number > t.wait.number) {
+		t.wait = b
+	}
+}
+
+// readRow returns a durable row, nil if there is none.
+func (sp *space) readRow(ctx context.Context, key []byte) ([]byte, error) {
+	value, err := sp.e.driver.Get(ctx, sp.part, key)
+	if err != nil && !errors.Is(err, storage.ErrKeyNotFound) {
+		return nil, storageError(err)
+	}
+	return value, sp.settled(ctx)
+}
+
+// settled returns when what storage shows by now is durable.
+func (sp *space) settled(ctx context.Context) error {
+	if err := sp.barrier(ctx); err != nil {
+		return err
+	}
+	return sp.e.Err()
+}
