@@ -45,3 +45,15 @@ func (e *BeyondHeadError) Error() string {
 }
 
 func (e *BeyondHeadError) Is(target error) bool { return target == ErrBeyondTail }
+
+// Status is what one who watches segments is told.
+type Status struct {
+	// Info describes the segment. Of one that is gone it has only the address.
+	Info Info
+	Gone bool
+	// Live is false in a snapshot, of what there was when the watching began.
+	Live bool
+	// Mark says that this is about no segment: if Live, that the snapshot is complete; if not, that the
+	// watcher was so far behind that it is given another snapshot, and that what is not in it is gone.
+	Mark bool
+}

@@ -291,6 +291,7 @@ func (sp *space) publish(b *batch) {
 		}
 	}
 	sp.advance(b)
+	sp.e.statuses.note(sp, b.touched)
 }
 
 // take gives the write n positions and returns the first.

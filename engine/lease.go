@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -259,9 +260,9 @@ func namedRange(under []byte, prefix, after string) storage.Range {
 
 // prefixEnd is the first key beyond all that begin with a prefix, nil if there is none.
 func prefixEnd(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] < 0xff {
-			return append(prefix[:i:i], prefix[i]+1)
+	for i, b := range slices.Backward(prefix) {
+		if b < 0xff {
+			return append(prefix[:i:i], b+1)
 		}
 	}
 	return nil

@@ -326,7 +326,7 @@ func TestATimelineIsTheCommitsOnWhateverStorage(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
 				cache := rapid.SampledFrom([]int64{1, 4 << 10, 0}).Draw(rt, "cache")
 				w := newWorld(t, driver(t), engine.Config{TailCacheBytes: cache, MaxSegments: rapid.IntRange(1, 4).Draw(rt, "segments in memory")})
-				defer w.Close() //nolint:errcheck // the cleanup tells
+				defer w.Close()
 				var want []string
 				exists := map[string]bool{}
 				for n := range rapid.IntRange(1, 40).Draw(rt, "steps") {
