@@ -53,6 +53,9 @@ func goldens() []golden {
 		row("producer.v1", someProducer, encodeProducer, record.DecodeProducer),
 		row("reference.v1", someReference, encodeReference, record.DecodeReference),
 		row("release.v1", someRelease, encodeRelease, record.DecodeRelease),
+		row("cursor.v1", someCursor, encodeCursor, record.DecodeCursor),
+		row("lease.v1", someLease, encodeLease, record.DecodeLease),
+		row("key.v1", someKey, encodeKey, record.DecodeKey),
 	}
 }
 

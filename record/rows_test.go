@@ -48,6 +48,15 @@ var someReference = record.Reference{Source: "source", Space: "a/b", Segment: "f
 
 var someRelease = record.Release{Space: "a/b", Segment: "source", SourceID: 41}
 
+var someCursor = record.Cursor{Place: 1 << 60, Updated: 1_700_000_000_000_000}
+
+var someLease = record.Lease{
+	Holder: "worker-7", Number: 1234, Granted: 1_700_000_000_000_000, Deadline: 1_700_000_030_000_000, TTL: 30 * time.Second,
+	Metadata: map[string]string{"host": "a", "empty": "", "": "no name"},
+}
+
+var someKey = record.Key{First: 8, Tail: 9, Position: 77, Micros: 1_700_000_000_000_000, Sum: 1<<63 + 5, Closed: true}
+
 func roundTrip[T any](t *testing.T, values []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
 	t.Helper()
 	for i := range values {
@@ -71,6 +80,9 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Producer{someProducer, {}}, encodeProducer, record.DecodeProducer)
 	roundTrip(t, []record.Reference{someReference, {}}, encodeReference, record.DecodeReference)
 	roundTrip(t, []record.Release{someRelease, {}}, encodeRelease, record.DecodeRelease)
+	roundTrip(t, []record.Cursor{someCursor, {}}, encodeCursor, record.DecodeCursor)
+	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
+	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
 }
 
 func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
@@ -79,6 +91,9 @@ func encodeMutable(m *record.Mutable) []byte       { return m.Append(nil) }
 func encodeProducer(p *record.Producer) []byte     { return p.Append(nil) }
 func encodeReference(r *record.Reference) []byte   { return r.Append(nil) }
 func encodeRelease(r *record.Release) []byte       { return r.Append(nil) }
+func encodeCursor(c *record.Cursor) []byte         { return c.Append(nil) }
+func encodeLease(l *record.Lease) []byte           { return l.Append(nil) }
+func encodeKey(k *record.Key) []byte               { return k.Append(nil) }
 
 func decodeCommit(value []byte) (record.Commit, error) { return deref(record.DecodeCommit(value)) }
 
@@ -102,6 +117,9 @@ var decoders = map[string]func([]byte) error{
 	"producer":   func(b []byte) error { _, err := record.DecodeProducer(b); return err },
 	"reference":  func(b []byte) error { _, err := record.DecodeReference(b); return err },
 	"release":    func(b []byte) error { _, err := record.DecodeRelease(b); return err },
+	"cursor":     func(b []byte) error { _, err := record.DecodeCursor(b); return err },
+	"lease":      func(b []byte) error { _, err := record.DecodeLease(b); return err },
+	"key":        func(b []byte) error { _, err := record.DecodeKey(b); return err },
 	"fragment":   func(b []byte) error { _, _, err := record.DecodeFragment(b); return err },
 	"run":        func(b []byte) error { _, err := record.DecodeRun(9, b); return err },
 }
@@ -184,6 +202,18 @@ func FuzzDecodeReference(f *testing.F) {
 
 func FuzzDecodeRelease(f *testing.F) {
 	fuzzRow(f, []record.Release{someRelease, {}}, encodeRelease, record.DecodeRelease)
+}
+
+func FuzzDecodeCursor(f *testing.F) {
+	fuzzRow(f, []record.Cursor{someCursor, {}}, encodeCursor, record.DecodeCursor)
+}
+
+func FuzzDecodeLease(f *testing.F) {
+	fuzzRow(f, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
+}
+
+func FuzzDecodeKey(f *testing.F) {
+	fuzzRow(f, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
 }
 
 func BenchmarkDecodeCommit(b *testing.B) {
