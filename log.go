@@ -150,7 +150,8 @@ type Committed struct {
 // Batch is a run of entries of one segment that one append brought, in the form in which all readers
 // share it. It never changes and may be kept; what it returns must not be changed.
 type Batch interface {
-	// First and Last are the sequences of the first and the last entry.
+	// First and Last are the sequences of the first and the last entry. Those between follow each other
+	// without a gap, unless a Filter or a limit has left some out.
 	First() Sequence
 	Last() Sequence
 	// Len is the number of entries, at least 1.

@@ -31,9 +31,18 @@ func (e *Engine) SequenceAt(ctx context.Context, addr runnel.Segment, t time.Tim
 		if err != nil {
 			return 0, err
 		}
-		at, err := e.seek(ctx, seg.sp, st, earliest, t.UnixMicro())
+		at, err := e.seek(ctx, seg.sp, st, earliest, ceilMicros(t))
 		return at, seg.sp.moved(ctx, err)
 	})
+}
+
+// ceilMicros is the first whole microsecond that is not before a time.
+func ceilMicros(t time.Time) int64 {
+	micros := t.UnixMicro()
+	if t.Nanosecond()%1000 > 0 {
+		micros++
+	}
+	return micros
 }
 
 // seek finds the last place of a segment at or after from which no later entry precedes.
@@ -114,7 +123,7 @@ func (e *Engine) PositionAt(ctx context.Context, part runnel.Space, t time.Time)
 			high = low + (high-low)/2 // the vacuum has removed what was there
 		case err != nil:
 			return 0, err
-		case c.Micros < t.UnixMicro():
+		case c.Micros < ceilMicros(t):
 			low = min(last, high)
 		default:
 			high = min(max(c.First-1, low), low+(high-low)/2)
