@@ -85,3 +85,15 @@ func (e *LeaseLostError) Error() string {
 }
 
 func (e *LeaseLostError) Is(target error) bool { return target == ErrLeaseLost }
+
+// LeaseEvent is what one who watches leases is told.
+type LeaseEvent struct {
+	Lease Lease
+	// Gone says that the lease is not held any more: it was released, its time is over, or the key was
+	// given under another number, of which the next event tells.
+	Gone bool
+	// Live is false for what was held when the watching began.
+	Live bool
+	// Mark says that this is about no lease: everything that was held has been told.
+	Mark bool
+}

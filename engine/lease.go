@@ -25,7 +25,7 @@ func (e *Engine) AcquireLease(ctx context.Context, space runnel.Space, q runnel.
 		return runnel.Lease{}, err
 	}
 	for {
-		lease, err := retry(func() (runnel.Lease, error) { return e.tryAcquireLease(ctx, space, &q) })
+		lease, err := e.acquireLease(ctx, space, &q)
 		var held *runnel.LeaseHeldError
 		if !q.Wait || !errors.As(err, &held) {
 			return lease, err
@@ -74,6 +74,19 @@ func checkText(what, text string, most int) error {
 
 // leaseRowBytes bounds what a lease takes in a batch.
 const leaseRowBytes = 4*rowBytes + 2*runnel.MaxLeaseBytes + 2*runnel.MaxLeaseMetadataBytes
+
+func (e *Engine) acquireLease(ctx context.Context, part runnel.Space, q *runnel.LeaseRequest) (runnel.Lease, error) {
+	sp, err := e.enter(ctx, part)
+	if err != nil {
+		return runnel.Lease{}, err
+	}
+	defer sp.leave()
+	lease, err := retry(func() (runnel.Lease, error) { return e.tryAcquireLease(ctx, part, q) })
+	if err == nil {
+		sp.noteLeases()
+	}
+	return lease, err
+}
 
 func (e *Engine) tryAcquireLease(ctx context.Context, space runnel.Space, q *runnel.LeaseRequest) (runnel.Lease, error) {
 	var lease runnel.Lease
@@ -137,6 +150,7 @@ func (e *Engine) ReleaseLease(ctx context.Context, space runnel.Space, f runnel.
 	})
 	if err == nil {
 		sp.leaseFreed(f.Key)
+		sp.noteLeases()
 	}
 	return err
 }

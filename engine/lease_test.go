@@ -257,3 +257,66 @@ func TestALeaseRequestIsChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestAWatcherOfLeasesIsToldWhoComesAndGoes(t *testing.T) {
+	for name, shared := range map[string]bool{"alone": false, "shared": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, &memory.Driver{Shared: shared}, engine.Config{})
+				w.mustLease("worker/a", "a", 10*time.Second)
+				w.mustLease("other", "o", time.Hour)
+				var mu sync.Mutex
+				var told []string
+				c, cancel := context.WithCancel(ctx)
+				ended := later(func() error {
+					for ev, err := range w.WatchLeases(c, leases, "worker/") {
+						if err != nil {
+							return err
+						}
+						text := "+" + ev.Lease.Key
+						switch {
+						case ev.Mark:
+							text = "complete"
+						case ev.Gone:
+							text = "-" + ev.Lease.Key
+						}
+						mu.Lock()
+						told = append(told, text)
+						mu.Unlock()
+					}
+					return nil
+				})
+				want := func(texts ...string) {
+					t.Helper()
+					pass(time.Second / 2)
+					mu.Lock()
+					defer mu.Unlock()
+					if got := strings.Join(told, " "); got != strings.Join(texts, " ") {
+						t.Fatalf("told %s, want %s", got, texts)
+					}
+					told = nil
+				}
+				want("+worker/a", "complete")
+				b := w.mustLease("worker/b", "b", 5*time.Second)
+				want("+worker/b")
+				pass(4 * time.Second)
+				if _, err := w.RenewLease(ctx, leases, b.Fence()); err != nil {
+					t.Fatal(err)
+				}
+				want()
+				pass(2 * time.Second)
+				want()
+				pass(3 * time.Second)
+				want("-worker/a", "-worker/b")
+				d := w.mustLease("worker/d", "d", time.Minute)
+				want("+worker/d")
+				w.mustLease("worker/d", "d", time.Minute)
+				want("-worker/d", "+worker/d")
+				wantError(t, w.ReleaseLease(ctx, leases, d.Fence()), runnel.ErrLeaseLost)
+				want()
+				cancel()
+				wantError(t, <-ended, context.Canceled)
+			})
+		})
+	}
+}

@@ -27,6 +27,8 @@ type space struct {
 	rows     rows
 	// leaseWaits are those who wait for leases, by key.
 	leaseWaits map[string]*leaseWait
+	// leases is closed when a lease is given or released; nil when nobody watches.
+	leases chan struct{}
 	// position and clock are the last ones given, staged ones included.
 	position runnel.Position
 	clock    int64
