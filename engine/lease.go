@@ -94,6 +94,9 @@ func (e *Engine) tryAcquireLease(ctx context.Context, space runnel.Space, q *run
 		if held != nil && held.Holder != q.Holder {
 			return &runnel.LeaseHeldError{Lease: leaseOf(space, q.Key, held)}
 		}
+		if err := t.grow(); err != nil {
+			return err
+		}
 		number := t.take(1)
 		t.change(record.Leased, 0, number, 0, 0)
 		next := record.Lease{

@@ -15,16 +15,16 @@ import (
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
-// watched collects what a watcher is told, as "path tail", "path gone", or a mark.
-type watched struct {
+// toldStatuses collects what a watcher is told, as "path tail", "path gone", or a mark.
+type toldStatuses struct {
 	mu   sync.Mutex
 	told []string
 	err  error
 	step chan struct{} // if not nil, the watcher takes one status for each
 }
 
-func (w *world) watchSegments(ctx context.Context, prefix string, step chan struct{}) *watched {
-	seen := &watched{step: step}
+func (w *world) watchSegments(ctx context.Context, prefix string, step chan struct{}) *toldStatuses {
+	seen := &toldStatuses{step: step}
 	go func() {
 		for s, err := range w.WatchSegments(ctx, runnel.Store{}, prefix) {
 			if err != nil {
@@ -55,7 +55,7 @@ func statusText(s runnel.Status) string {
 }
 
 // took checks in a bubble what the watcher was told since the last time.
-func (seen *watched) took(t testing.TB, want ...string) {
+func (seen *toldStatuses) took(t testing.TB, want ...string) {
 	t.Helper()
 	if told := seen.take(); !slices.Equal(told, want) {
 		t.Fatalf("told %s, want %s", short(told), short(want))
@@ -63,7 +63,7 @@ func (seen *watched) took(t testing.TB, want ...string) {
 }
 
 // take returns what the watcher was told since the last time, when nothing more is to come.
-func (seen *watched) take() []string {
+func (seen *toldStatuses) take() []string {
 	synctest.Wait()
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
