@@ -181,8 +181,8 @@ func TestAWatcherOfVeryManySegmentsMissesNone(t *testing.T) {
 		if again < 0 {
 			t.Fatal(short(told))
 		}
-		rest := told[again+1:]
-		if len(rest) != many || rest[0] != "s/0001 1" || rest[199] != "s/0200 0" || rest[many-1] != "complete" {
+		rest := told[again+1:] // a snapshot, and perhaps what changed meanwhile
+		if len(rest) < many || rest[0] != "s/0001 1" || rest[199] != "s/0200 0" || rest[many-1] != "complete" {
 			t.Fatal(len(rest), short(rest))
 		}
 	})
