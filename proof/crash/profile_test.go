@@ -21,7 +21,7 @@ var profiles = []profile{
 	{name: "mostly producers", times: map[string]int{"produce": 4, "takeover": 4, "retry": 4}},
 	{name: "mostly commits", times: map[string]int{"commit": 6, "produce": 2}},
 	{name: "mostly forks", times: map[string]int{"fork": 6, "delete": 2}},
-	{name: "few big entries", times: map[string]int{"follow": 2, "delete": 2}, large: 25},
+	{name: "few big entries", times: map[string]int{"follow": 2, "delete": 2}, large: 80},
 	{name: "retention heavy", times: map[string]int{"append": 3}, bounded: 7},
 	{name: "short lives", times: map[string]int{"read": 2, "follow": 2, "fork": 3}, mortal: 6},
 	{name: "live readers", times: map[string]int{"follow": 5, "append": 3}},

@@ -404,6 +404,9 @@ func (s *sim) begin(c *call) *flight {
 			f.rests = max(f.rests, h.since(name))
 		}
 	}
+	if c.largest >= runBytes && s.ops%2 == 0 {
+		s.disk.arm(1 + s.ops%5) // power fails in the middle of it
+	}
 	s.flights = append(s.flights, f)
 	var ctx context.Context
 	ctx, f.cancel = context.WithCancel(s.ctx)
