@@ -1,12 +1,14 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -149,8 +151,9 @@ func TestARepeatedCommitIsAnsweredNoSoonerThanWhatItSpeaksOf(t *testing.T) {
 		if _, err := commit(); err != nil {
 			t.Fatal(err)
 		}
-		release := w.blocked("s")
-		defer release()
+		commits := make(chan struct{}) // each lets one through
+		one := func(context.Context) error { <-commits; return nil }
+		w.driver.SetRules(faulty.Rule{When: func(c faulty.Call) bool { return c.Op == faulty.Commit }, Then: faulty.Wait(one, faulty.Through)})
 		// Two batches: what is in flight, and what waits behind it. The first segment is in the second.
 		inFlight := later(func() error { _, err := w.tryAppend("s/b", runnel.AppendOptions{}, "2"); return err })
 		pending(t, inFlight, "the batch in flight")
@@ -158,9 +161,14 @@ func TestARepeatedCommitIsAnsweredNoSoonerThanWhatItSpeaksOf(t *testing.T) {
 		pending(t, behind, "the batch behind it")
 		repeated := later(func() []runnel.Appended { a, _ := commit(); return a })
 		pending(t, repeated, "the repetition")
-		release()
+		commits <- struct{}{}
+		pending(t, repeated, "the repetition, with the first batch durable,")
+		commits <- struct{}{}
 		if a := <-repeated; len(a) != 2 || !a[0].Duplicate || a[0].Tail != 2 || a[1].Tail != 2 {
 			t.Fatalf("%+v", a)
+		}
+		if err := errors.Join(<-inFlight, <-behind); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -136,7 +136,7 @@ var bugs = []bug{
 	{
 		kind: lost, name: "tail-goes-on-in-another-stream",
 		symptom: "A tail of the Go client went on in the middle of another stream that had been created under the name.",
-		found:   written,
+		found:   "the proof of delivery, on one of its first runs",
 		pkg:     "./durablestreams/dsclient", test: "^TestATailDoesNotGoOnInAnotherStreamOfItsName$",
 		says: seen(`got \["old" "new 2"\], ended with <nil>`),
 	},
@@ -165,14 +165,21 @@ var bugs = []bug{
 	{
 		kind: taken, name: "up-to-date-too-early",
 		symptom: "A reader that came back with SSE was told that it is up to date before it had what was there.",
-		found:   written,
+		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 2`)",
 		pkg:     "./durablestreams", test: "^TestSection58AReaderWhoComesBackIsUpToDateOnlyWhenItHasWhatWasThere$",
 		says: seen(`got \{StreamNextOffset:0+2_0+ .*UpToDate:true .*want the offset`),
 	},
 	{
+		kind: taken, name: "repeated-commit-told-too-early",
+		symptom: "A repeated commit over several segments was answered with the tail of one of them before that was durable.",
+		found:   "review, when what an answer waits for got a second kind",
+		pkg:     "./engine", test: "^TestARepeatedCommitIsAnsweredNoSoonerThanWhatItSpeaksOf$",
+		says: seen(`the repetition, with the first batch durable, ended with|deadlock`),
+	},
+	{
 		kind: taken, name: "read-older-than-another-server-showed",
 		symptom: "With two servers on one database, a read could be older than what the other server had already shown.",
-		found:   written,
+		found:   "the check of linearizability (append, world \"shared tight\", seed 4)",
 		pkg:     "./engine", test: "^TestWhatOneEngineHasShownIsNotOldForTheOneThatWritesIt$",
 		says: seen(`0 after another engine had shown 1`),
 	},
@@ -208,7 +215,7 @@ var bugs = []bug{
 	{
 		kind: wrong, name: "closed-elsewhere-is-still-open",
 		symptom: "With two servers on one database, a stream that one had closed could be shown by the other with its last entry and still open.",
-		found:   written,
+		found:   "the check of linearizability (commit, world \"shared faults\", seed 3041)",
 		pkg:     "./engine", test: "^TestASegmentIsNotReadHalfBeforeAndHalfAfterAnotherEnginesWrite$",
 		says: seen(`written_and_closed_before_look_\d+ [^\n]*\n.*Tail:11 .*Closed:false`),
 	},
@@ -355,7 +362,7 @@ var bugs = []bug{
 	{
 		kind: wrong, name: "live-response-without-a-head",
 		symptom: "A client whose live response ended before its first event was sent no HTTP response at all.",
-		found:   written,
+		found:   "the proof of delivery",
 		pkg:     "./durablestreams", test: "^TestSection58AResponseThatEndsBeforeItsFirstEventIsOneNevertheless$",
 		says: seen(`malformed HTTP response`),
 	},
@@ -398,14 +405,14 @@ var bugs = []bug{
 	{
 		kind: life, name: "taking-turns-lengthens-a-life",
 		symptom: "With several servers on one database, a stream could long outlive its TTL when they took turns in it.",
-		found:   written,
+		found:   "model tests on all drivers at once",
 		pkg:     "./engine", test: "^TestAWindowIsNotWidenedByHandingASegmentFromEngineToEngine$",
 		says: seen(`window_test.go:\d+: got error <nil>, want runnel: not found`),
 	},
 	{
 		kind: life, name: "overtaken-commit-forgets-a-read",
 		symptom: "With several servers on one database, a stream could expire although it had just been read, when another server's write came between.",
-		found:   written,
+		found:   "model tests on all drivers at once",
 		pkg:     "./engine", test: "^TestAReadRenewsTheWindowAlsoWhereAnotherEngineWinsAgainstItsCommit$",
 		says: seen(`window_test.go:\d+: got error runnel: segment "s/a" not found, want <nil>`),
 	},
