@@ -213,6 +213,13 @@ var bugs = []bug{
 		says: seen(`deleted_before_look_3 [^\n]*\n.*Tail:0 Earliest:0 Bytes:0`),
 	},
 	{
+		kind: wrong, name: "repetition-read-at-two-moments",
+		symptom: "With two servers on one database, a repeated commit over several segments could be refused as half repeated, and a repeated append be told a tail without it.",
+		found:   `the check of linearizability (commit, world "shared faults", seed 21), and thinking on from there`,
+		pkg:     "./engine", test: "^(TestACommitOverSegmentsIsAnsweredFromOneMomentOfAllOfThem|TestARepetitionIsAnsweredWithATailThatHasTheWrite)$",
+		says: seen(`done by the other: true; runnel: commit repeats 1 of its 2 writes`),
+	},
+	{
 		kind: wrong, name: "closed-elsewhere-is-still-open",
 		symptom: "With two servers on one database, a stream that one had closed could be shown by the other with its last entry and still open.",
 		found:   "the check of linearizability (commit, world \"shared faults\", seed 3041)",
