@@ -94,7 +94,10 @@ func serveInBubble(t testing.TB, cfg durablestreams.Config) (s *server, stop fun
 		defer close(served)
 		_ = host.Serve(listener)
 	}()
-	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return listener.dial() }}
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		conn, err := listener.dial()
+		return patientConn{conn}, err
+	}}
 	s = &server{t: t, url: "http://pipe", log: log, handler: handler, client: &http.Client{Transport: transport}, dial: listener.dial}
 	return s, func() {
 		transport.CloseIdleConnections()
@@ -103,6 +106,18 @@ func serveInBubble(t testing.TB, cfg durablestreams.Config) (s *server, stop fun
 		<-served
 		_ = log.Close()
 	}
+}
+
+// patientConn lets a client that is still sending read the answer that the server gave before it closed
+// the connection. A socket does so by itself; a pipe fails the write, and the answer is lost.
+type patientConn struct{ net.Conn }
+
+func (c patientConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, io.ErrClosedPipe) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 // pipeListener makes connections that live inside the process, which is what a bubble needs.
