@@ -91,13 +91,16 @@ type pages struct {
 
 	at   Offset // everything before it has been returned
 	page io.ReadCloser
-	got  int64  // bytes of the page that have been returned
-	next Offset // what follows the page
+	body io.Reader // of the page, as far as it has not been returned
+	got  int64     // bytes of the page that have been returned
+	end  arrayEnd  // of a page that is JSON
+	next Offset    // what follows the page
 
 	// id is what the server's ETag says about which stream this is, apart from others of its name before
 	// or after it.
 	id          string
 	contentType string
+	json        bool
 	upToDate    bool
 	closed      bool
 	failures    int
@@ -127,18 +130,32 @@ func (p *pages) openOnce() error {
 		_ = resp.Body.Close()
 		return err
 	}
-	// Data at an offset never changes, so a page that is asked for again begins with the same bytes.
-	if _, err := io.CopyN(io.Discard, resp.Body, p.got); err != nil {
+	if err := p.takeUp(resp.Body); err != nil {
 		_ = resp.Body.Close()
 		return fmt.Errorf("dsclient: take up the page at byte %d: %w", p.got, err)
 	}
 	p.page = resp.Body
 	p.next = Offset(resp.Header.Get(wire.HeaderNextOffset))
 	p.contentType = resp.Header.Get(wire.HeaderContentType)
+	p.json = runnel.IsJSON(p.contentType)
 	p.closed = isTrue(resp.Header, wire.HeaderClosed)
 	// A server that gives no way forward has no more to give.
 	p.upToDate = p.closed || isTrue(resp.Header, wire.HeaderUpToDate) || p.next == "" || p.next == p.at
 	return nil
+}
+
+// takeUp skips what was returned of a page. Data at an offset never changes, so a page that is asked for
+// again begins with the same bytes.
+func (p *pages) takeUp(page io.Reader) (err error) {
+	if p.end.ended {
+		if p.body, p.got, err = p.end.goOn(page); err == nil {
+			p.end = arrayEnd{at: p.got}
+		}
+		return err
+	}
+	p.body = page
+	_, err = io.CopyN(io.Discard, page, p.got)
+	return err
 }
 
 // sameStream returns an error if the header of an answer names another stream than id, which the first
@@ -170,8 +187,11 @@ func (p *pages) Read(b []byte) (int, error) {
 				break
 			}
 		}
-		n, err := p.page.Read(b)
+		n, err := p.body.Read(b)
 		p.got += int64(n)
+		if p.json {
+			p.end.look(b[:n])
+		}
 		switch {
 		case errors.Is(err, io.EOF):
 			p.endPage()
@@ -192,7 +212,7 @@ func (p *pages) Read(b []byte) (int, error) {
 
 func (p *pages) endPage() {
 	drain(p.page)
-	p.page, p.got = nil, 0
+	p.page, p.body, p.got, p.end = nil, nil, 0, arrayEnd{}
 	if p.next != "" {
 		p.at = p.next
 	}
