@@ -10,10 +10,11 @@ SHELL       := /bin/bash
 # FUZZTIME is how long each fuzz target runs, and FUZZ says which: a regular expression over their names.
 FUZZTIME ?= 5s
 FUZZ     ?= .
-# SEEDS is how many crashes make prove simulates, from SEED on, and ROUNDS how often it kills the server.
-SEEDS  ?= 2000
-SEED   ?= 1
-ROUNDS ?= 100
+# SEEDS is how many runs of crashes make prove simulates, from SEED on, and TIME how long the other proofs
+# take together.
+TIME  ?= 1h
+SEEDS ?= 2000
+SEED  ?= 1
 # BENCHFLAGS is added to make bench, for example BENCHFLAGS='-run append -count 3'.
 BENCHFLAGS ?=
 # BENCH says which Go benchmarks run, and COUNT how often, so that benchstat has something to compare.
@@ -95,10 +96,14 @@ microbench: ## Run the Go benchmarks COUNT times, in the form that benchstat rea
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count '$(COUNT)' ./...
 
 .PHONY: prove
-prove: ## Simulate SEEDS crashes, kill the server ROUNDS times, and look at what is left
+prove: ## Simulate SEEDS crashes, and run every other proof for TIME together
 	$(call step,prove)
-	go test ./proof/crash -run TestSeeds -count=1 -v -timeout 0 -args -seeds '$(SEEDS)' -seed '$(SEED)'
-	go test ./proof/chaos -count=1 -v -timeout 0 -args -rounds '$(ROUNDS)'
+	test/prove.sh '$(TIME)' '$(SEEDS)' '$(SEED)'
+
+.PHONY: bugs
+bugs: ## Bring every bug that ever was back, one by one, and see that a test notices
+	$(call step,bugs)
+	go test ./proof/bugs -count=1 -timeout 0 -v -args -all
 
 .PHONY: ci
 ci: setup fmt-check lint race fuzz conformance clients cli ## Install what the tests need and run all of them

@@ -213,6 +213,13 @@ var bugs = []bug{
 		says: seen(`deleted_before_look_3 [^\n]*\n.*Tail:0 Earliest:0 Bytes:0`),
 	},
 	{
+		kind: wrong, name: "page-that-has-grown",
+		symptom: "A read of a JSON stream by the Go client failed, or gave messages that never were, when the connection was lost just after a page and more was appended before the page was asked for again.",
+		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 2`)",
+		pkg:     "./durablestreams/dsclient", test: "^TestAPageThatIsAskedForAgainMayHaveGrown$",
+		says: seen(`dsclient: the data is not an array of JSON messages`),
+	},
+	{
 		kind: wrong, name: "repetition-read-at-two-moments",
 		symptom: "With two servers on one database, a repeated commit over several segments could be refused as half repeated, and a repeated append be told a tail without it.",
 		found:   `the check of linearizability (commit, world "shared faults", seed 21), and thinking on from there`,
