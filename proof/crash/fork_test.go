@@ -24,6 +24,9 @@ func makeFork(s *sim, r *rand.Rand) *call {
 	if from.verdict(s.now()) != alive || s.murky(from) {
 		return nil
 	}
+	if from.retention.Age > 0 && s.behind() > 0 {
+		return nil // power has failed since the source was looked at, and the clock is not what it was
+	}
 	if to := s.spaces[addr.Space].latest()[addr.Name]; to.verdict(s.now()) == unsure || to != nil && s.murky(to) {
 		return nil
 	}

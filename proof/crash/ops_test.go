@@ -381,16 +381,19 @@ func makeTakeOver(s *sim, r *rand.Rand) *call {
 		o := runnel.AppendOptions{ContentType: sg.contentType, Producer: &runnel.Producer{ID: id, Epoch: epoch, Seq: seq}}
 		return appending(what+" "+addr.String(), addr, f, o, s.payloads(r, o.ContentType, count(r, f, o.ContentType)))
 	}
+	var before []*call
 	if r.IntN(3) == 0 {
-		s.begin(write("produce", known.epoch, known.seq+1))
+		before = append(before, write("produce", known.epoch, known.seq+1))
+	}
+	before = append(before, write("takeover", known.epoch+1, 0))
+	if r.IntN(3) == 0 {
+		before = append(before, write("takeover", known.epoch+1+uint64(r.IntN(2)), 0)) // so does a third
 	}
 	gen := s.gen
-	s.begin(write("takeover", known.epoch+1, 0))
-	if r.IntN(3) == 0 {
-		s.begin(write("takeover", known.epoch+1+uint64(r.IntN(2)), 0)) // so does a third
-	}
-	if s.gen != gen {
-		return nil // power has failed
+	for _, c := range before {
+		if s.begin(c); s.gen != gen {
+			return nil // power has failed, and what is there now is another matter
+		}
 	}
 	c := write("fence", known.epoch, known.seq+1)
 	stage := c.stage
