@@ -234,6 +234,7 @@ func (s *sim) reclaim(sg *segment) {
 		}
 		s.pass(100 * time.Second)
 		if s.gen != gen {
+			s.setGate(false)
 			continue // power failed at the end of it, and the time begins again
 		}
 		again = s.takeBack(lost)
