@@ -265,10 +265,10 @@ func (sp *space) commitLoop() {
 			}
 		}
 		sp.mu.Unlock()
-		close(b.done)
 		if err == nil {
-			sp.e.watch.send(b.events)
+			sp.e.watch.send(b.events) // before the answer: who watches from then on is not told of it
 		}
+		close(b.done)
 	}
 }
 
