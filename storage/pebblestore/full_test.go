@@ -188,7 +188,7 @@ func TestAFullDiskSurvivesACrashAndServesReads(t *testing.T) {
 			t.Errorf("it was said %d times that the disk is nearly full", n)
 		}
 		disk.others.Store(-disk.size) // twice as much space as there was
-		time.Sleep(time.Second) //nolint:forbidigo // in a synctest bubble: the guard looks again
+		time.Sleep(time.Second)       //nolint:forbidigo // in a synctest bubble: the guard looks again
 		if err := w.write(crashed); err != nil {
 			t.Errorf("Commit = %v although there is space", err)
 		}
