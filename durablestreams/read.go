@@ -100,6 +100,8 @@ func (h *Handler) nothingYet(w http.ResponseWriter, q query, info runnel.Info) {
 	new(values).setOffset(header, info.Tail)
 	header[wire.HeaderUpToDate] = valueTrue
 	header[wire.HeaderCacheControl] = valueNoStore
+	// As for events: a client that comes back sees whether the stream is still the one that it was.
+	header[wire.HeaderETag] = []string{"W/" + entityTag(info, info.Tail)}
 	if info.Closed {
 		header[wire.HeaderClosed] = valueTrue
 	} else {

@@ -281,6 +281,43 @@ func TestATailDoesNotGoOnInAnotherStreamOfItsName(t *testing.T) {
 	}
 }
 
+// TestATailThatWaitsLearnsThatItsStreamWasReplaced lets the other stream be as long as the first one was, so
+// that there is nothing to bring.
+func TestATailThatWaitsLearnsThatItsStreamWasReplaced(t *testing.T) {
+	for _, longPoll := range []bool{false, true} {
+		c := newClient(t)
+		create(t, c, "a", "")
+		appendTo(t, c, "a", "old")
+		var requests atomic.Int64
+		reader := &dsclient.Client{Base: c.Base, Backoff: fast, HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if requests.Add(1) == 2 {
+				if err := c.Delete(t.Context(), "a"); err != nil {
+					t.Error(err)
+				}
+				create(t, c, "a", "")
+				appendTo(t, c, "a", "new")
+			}
+			q := r.URL.Query()
+			q.Set("timeout", "0") // a poll that does not wait for long
+			r.URL.RawQuery = q.Encode()
+			resp, err := http.DefaultTransport.RoundTrip(r)
+			if err == nil && requests.Load() == 1 && !longPoll {
+				resp.Body = &cutAfterEvent{ReadCloser: resp.Body}
+			}
+			return resp, err
+		})}}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		var ended error
+		for _, err := range reader.Tail(ctx, "a", dsclient.Start, dsclient.TailOptions{LongPoll: longPoll}) {
+			ended = err
+		}
+		if !errors.Is(ended, runnel.ErrNotFound) {
+			t.Errorf("longPoll=%t: ended with %v", longPoll, ended)
+		}
+	}
+}
+
 // cutAfterEvent is a body that breaks after a control event.
 type cutAfterEvent struct {
 	io.ReadCloser
