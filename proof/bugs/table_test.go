@@ -220,6 +220,13 @@ var bugs = []bug{
 		says: seen(`dsclient: the data is not an array of JSON messages`),
 	},
 	{
+		kind: wrong, name: "tail-waits-for-another-stream",
+		symptom: "A tail by long-poll waited on, without a word, when its stream was deleted and another one of the same length was created under the name.",
+		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 40075`)",
+		pkg:     "./durablestreams/dsclient", test: "^TestATailThatWaitsLearnsThatItsStreamWasReplaced$",
+		says: seen(`longPoll=true: ended with context deadline exceeded`),
+	},
+	{
 		kind: wrong, name: "repetition-read-at-two-moments",
 		symptom: "With two servers on one database, a repeated commit over several segments could be refused as half repeated, and a repeated append be told a tail without it.",
 		found:   `the check of linearizability (commit, world "shared faults", seed 21), and thinking on from there`,
