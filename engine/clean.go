@@ -447,7 +447,8 @@ func (c *cleaner) references(ctx context.Context, part storage.Partition) error 
 
 // holds tells whether a segment is the fork that a reference is for, or will ever be.
 func (e *Engine) holds(ctx context.Context, fork runnel.Segment, reference [16]byte) (bool, error) {
-	held, err := e.names(ctx, fork, reference)
+	names := func() (bool, error) { return e.names(ctx, fork, reference) }
+	held, err := retry(names)
 	if held || err != nil {
 		return held, err
 	}
@@ -462,7 +463,7 @@ func (e *Engine) holds(ctx context.Context, fork runnel.Segment, reference [16]b
 	if err := sp.removeRows(ctx, [][]byte{referenceKey(0, reference)}); err != nil {
 		return false, err
 	}
-	return e.names(ctx, fork, reference)
+	return retry(names)
 }
 
 // names tells whether a segment is the fork that a reference is for, or was and has left a release, by

@@ -393,3 +393,39 @@ func TestWhatWasAcknowledgedSurvivesAPowerCut(t *testing.T) {
 		})
 	}
 }
+
+// TestASegmentIsOfOneMomentAlsoWhenItsSpaceIsReadAnew reads the descriptor of a segment, lets storage refuse
+// a commit, upon which the space forgets all it knew, and writes to the segment before its entries are read.
+func TestASegmentIsOfOneMomentAlsoWhenItsSpaceIsReadAnew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.create("s/a", runnel.CreateOptions{})
+		w.create("s/b", runnel.CreateOptions{})
+		w.reopen()
+		held, let := 0, make(chan struct{})
+		w.driver.SetRules(
+			faulty.Rule{
+				When: func(c faulty.Call) bool {
+					if c.Op == faulty.Scan && c.Range.Reverse && c.Range.From[0] == 'e' {
+						held++
+						return held == 1
+					}
+					return false
+				},
+				Then: faulty.Wait(func(context.Context) error { <-let; return nil }, faulty.Through),
+			},
+			faulty.Rule{When: func(c faulty.Call) bool { return c.Op == faulty.Commit && c.N == 1 }, Then: faulty.Before(storage.ErrRefused)},
+		)
+		looked := later(func() runnel.Info { info, _ := w.Stat(ctx, at("s/a")); return info })
+		pending(t, looked, "the look")
+		_, err := w.tryAppend("s/b", runnel.AppendOptions{}, "refused")
+		wantError(t, err, runnel.ErrUnavailable)
+		if _, err := w.tryAppend("s/a", closing, "last"); err != nil {
+			t.Fatal(err)
+		}
+		close(let)
+		if info := <-looked; info.Tail != 1 || !info.Closed {
+			t.Fatalf("the segment is shown with %d entries, closed: %v", info.Tail, info.Closed)
+		}
+	})
+}

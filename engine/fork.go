@@ -104,6 +104,9 @@ func (e *Engine) createFork(ctx context.Context, addr runnel.Segment, o *runnel.
 func (e *Engine) findFork(ctx context.Context, addr runnel.Segment, o *runnel.CreateOptions) (_ runnel.Created, done bool, _ error) {
 	for {
 		seg, err := e.acquire(ctx, addr)
+		if errors.Is(err, errRetry) {
+			continue
+		}
 		if err != nil {
 			return runnel.Created{}, true, err
 		}

@@ -142,7 +142,7 @@ func (seg *segment) release() {
 }
 
 // load reads the state from storage. Nothing of the segment can be staged before it is loaded, so what
-// storage holds is durable.
+// storage holds is durable. It fails with errRetry when the space has forgotten the segment meanwhile.
 func (seg *segment) load(ctx context.Context) error {
 	if err := seg.loading.enter(ctx); err != nil {
 		return err
@@ -159,8 +159,12 @@ func (seg *segment) load(ctx context.Context) error {
 		return err
 	}
 	seg.sp.mu.Lock()
+	stale := seg.stale.Load()
 	seg.staged = st
 	seg.sp.mu.Unlock()
+	if stale {
+		return errRetry // the space was read anew meanwhile, and may have been written before all of this was read
+	}
 	seg.durable.Store(st)
 	seg.loaded.Store(true)
 	if st.desc == nil {

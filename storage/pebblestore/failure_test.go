@@ -158,8 +158,11 @@ func TestPowerMayFailWhileItOpens(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	w := newWriters(1)[0]
 	for range 3 {
+		var mu sync.Mutex // compactions change files too
 		var crashed []*vfs.MemFS
 		d := mustOpen(t, small(&faultFS{FS: mem, fault: func(string, string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			for range 8 { // the directory entries that were not synced, each kept or lost
 				crashed = append(crashed, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
 			}
