@@ -2,14 +2,17 @@ package dsclient_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/durablestreams/dsclient"
 	"github.com/runnelhq/runnel/wire"
 )
@@ -58,4 +61,56 @@ func TestAPageThatIsAskedForAgainMayHaveGrown(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAReadFromTheStartDoesNotMixWhatRetentionMoved cuts the answer in the middle of a message, and lets
+// retention cut the stream before the client asks again.
+func TestAReadFromTheStartDoesNotMixWhatRetentionMoved(t *testing.T) {
+	c := newClient(t)
+	_, err := c.Create(t.Context(), "a", dsclient.CreateOptions{ContentType: "application/json", Retention: runnel.Retention{Entries: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(message string) {
+		if _, err := c.Append(context.Background(), "a", []byte(message), dsclient.AppendOptions{ContentType: "application/json"}); err != nil {
+			t.Error(err)
+		}
+	}
+	add(`"one, which goes"`)
+	add(`"two"`)
+	var requests atomic.Int64
+	reader := &dsclient.Client{Base: c.Base, Backoff: fast, HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		if requests.Add(1) == 2 {
+			add(`"three"`)
+		}
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err == nil && requests.Load() == 1 {
+			resp.Body = &cutAfter{resp.Body, 7}
+		}
+		return resp, err
+	})}}
+	r, err := reader.Read(t.Context(), "a", dsclient.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	got, err := io.ReadAll(r)
+	if string(got) != `["one, ` || !errors.Is(err, runnel.ErrTrimmed) {
+		t.Fatalf("got %q, %v", got, err)
+	}
+}
+
+// cutAfter is a body that breaks after so many bytes.
+type cutAfter struct {
+	io.ReadCloser
+	left int
+}
+
+func (c *cutAfter) Read(b []byte) (int, error) {
+	if c.left == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.ReadCloser.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
 }

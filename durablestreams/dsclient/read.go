@@ -93,6 +93,7 @@ type pages struct {
 	page io.ReadCloser
 	body io.Reader // of the page, as far as it has not been returned
 	got  int64     // bytes of the page that have been returned
+	from string    // what the server keeps of the stream, as it said with the page
 	end  arrayEnd  // of a page that is JSON
 	next Offset    // what follows the page
 
@@ -130,6 +131,10 @@ func (p *pages) openOnce() error {
 		_ = resp.Body.Close()
 		return err
 	}
+	if err := p.sameBeginning(resp.Header); err != nil {
+		_ = resp.Body.Close()
+		return err
+	}
 	if err := p.takeUp(resp.Body); err != nil {
 		_ = resp.Body.Close()
 		return fmt.Errorf("dsclient: take up the page at byte %d: %w", p.got, err)
@@ -141,6 +146,17 @@ func (p *pages) openOnce() error {
 	p.closed = isTrue(resp.Header, wire.HeaderClosed)
 	// A server that gives no way forward has no more to give.
 	p.upToDate = p.closed || isTrue(resp.Header, wire.HeaderUpToDate) || p.next == "" || p.next == p.at
+	return nil
+}
+
+// sameBeginning returns an error if a page from the start of the stream, a part of which was returned, now
+// begins elsewhere because retention has cut the stream.
+func (p *pages) sameBeginning(h http.Header) error {
+	was := p.from
+	p.from = h.Get(wire.HeaderEarliestOffset)
+	if p.got > 0 && p.at == Start && p.from != was {
+		return &finalError{fmt.Errorf("dsclient: the stream was cut while it was read from its start; it now begins at %s: %w", p.from, runnel.ErrTrimmed)}
+	}
 	return nil
 }
 

@@ -181,7 +181,12 @@ func engineTail(rd *reader) func(context.Context) error {
 		leave := 1 + rd.r.IntN(200)
 		from := runnel.Sequence(rd.at)
 		if rd.at == unknown {
-			from = runnel.Latest
+			v, err := l.Read(ctx, rd.stream.addr(), id, runnel.Latest)
+			if err != nil {
+				return a.refused(err)
+			}
+			from, a.at = v.From, int(v.From)
+			a.keep(true) // perhaps nothing ever follows
 		} else {
 			a.at = rd.at
 		}
