@@ -227,6 +227,20 @@ var bugs = []bug{
 		says: seen(`longPoll=true: ended with context deadline exceeded`),
 	},
 	{
+		kind: wrong, name: "half-read-after-a-refusal",
+		symptom: "After storage had refused a write, a stream that was being looked at and closed at that moment could be shown with its last entry and still open.",
+		found:   `the check of linearizability (life, world "memory faults", seed 60133)`,
+		pkg:     "./engine", test: "^TestASegmentIsOfOneMomentAlsoWhenItsSpaceIsReadAnew$",
+		says: seen(`the segment is shown with 1 entries, closed: false`),
+	},
+	{
+		kind: wrong, name: "retention-mixes-two-entries",
+		symptom: "A read from the start by the Go client gave an entry made of two when the connection was lost and retention cut the stream before it went on.",
+		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 50028`)",
+		pkg:     "./durablestreams/dsclient", test: "^TestAReadFromTheStartDoesNotMixWhatRetentionMoved$",
+		says: seen(`one, \\"three`),
+	},
+	{
 		kind: wrong, name: "repetition-read-at-two-moments",
 		symptom: "With two servers on one database, a repeated commit over several segments could be refused as half repeated, and a repeated append be told a tail without it.",
 		found:   `the check of linearizability (commit, world "shared faults", seed 21), and thinking on from there`,
