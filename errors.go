@@ -42,6 +42,10 @@ var (
 	ErrLeaseHeld = errors.New("runnel: lease is held")
 	// ErrLeaseLost: the lease is not held under that number any more.
 	ErrLeaseLost = errors.New("runnel: lease lost")
+	// ErrUnauthorized: it is not known who asks, or not any more.
+	ErrUnauthorized = errors.New("runnel: unauthorized")
+	// ErrForbidden: who asks may not do this.
+	ErrForbidden = errors.New("runnel: forbidden")
 	// ErrKeyReused: the idempotency key was used for another write.
 	ErrKeyReused = errors.New("runnel: idempotency key reused")
 	// ErrUnknown: the write may or may not have happened. It stays what it turned out to be; a retry with
@@ -248,6 +252,36 @@ func (e *BeyondTailError) Error() string {
 }
 
 func (e *BeyondTailError) Is(target error) bool { return target == ErrBeyondTail }
+
+// UnauthorizedError says why it is not known who asks: there is no token, or it is not valid, or not any
+// more. It matches ErrUnauthorized.
+type UnauthorizedError struct {
+	// Reason completes "the token …". It holds nothing of the token, and no secret. Empty if there is none.
+	Reason string
+}
+
+func (e *UnauthorizedError) Error() string {
+	if e.Reason == "" {
+		return "runnel: unauthorized: a token is needed"
+	}
+	return "runnel: unauthorized: the token " + e.Reason
+}
+
+func (e *UnauthorizedError) Is(target error) bool { return target == ErrUnauthorized }
+
+// ForbiddenError says what is not allowed, and what would allow it. It matches ErrForbidden.
+type ForbiddenError struct {
+	// Action is a verb, such as "append", and What the thing it was to be done to, such as "segment a/b".
+	Action, What string
+	// Scope would allow it, in the textual form that tokens carry.
+	Scope string
+}
+
+func (e *ForbiddenError) Error() string {
+	return fmt.Sprintf("runnel: forbidden: to %s %s needs the scope %s", e.Action, quote(e.What), quote(e.Scope))
+}
+
+func (e *ForbiddenError) Is(target error) bool { return target == ErrForbidden }
 
 // UnavailableError says why, and when a retry is worth it.
 type UnavailableError struct {

@@ -14,6 +14,7 @@ var sentinels = []error{
 	runnel.ErrInvalid, runnel.ErrTooLarge, runnel.ErrNotFound, runnel.ErrSoftDeleted, runnel.ErrExists, runnel.ErrClosed,
 	runnel.ErrContentType, runnel.ErrStreamSeq, runnel.ErrProducerFenced, runnel.ErrProducerGap, runnel.ErrTailMoved,
 	runnel.ErrTrimmed, runnel.ErrBeyondTail, runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrStorageFull, runnel.ErrFailed, runnel.ErrShutdown,
+	runnel.ErrUnauthorized, runnel.ErrForbidden,
 }
 
 func TestAnErrorMatchesItsSentinelsAndNoOther(t *testing.T) {
@@ -39,6 +40,9 @@ func TestAnErrorMatchesItsSentinelsAndNoOther(t *testing.T) {
 		{&runnel.TailMovedError{Segment: seg, Want: 3, Tail: 5}, []error{runnel.ErrTailMoved}, []string{"3", "5"}},
 		{&runnel.TrimmedError{Segment: seg, From: 3, Earliest: 5}, []error{runnel.ErrTrimmed}, []string{"3", "5"}},
 		{&runnel.BeyondTailError{Segment: seg, From: 7, Tail: 5}, []error{runnel.ErrBeyondTail}, []string{"7", "5"}},
+		{&runnel.UnauthorizedError{}, []error{runnel.ErrUnauthorized}, []string{"a token is needed"}},
+		{&runnel.UnauthorizedError{Reason: "has expired"}, []error{runnel.ErrUnauthorized}, []string{"the token has expired"}},
+		{&runnel.ForbiddenError{Action: "append to", What: "segment a/b", Scope: "*:a:write"}, []error{runnel.ErrForbidden}, []string{"to append to", "segment a/b", `"*:a:write"`}},
 		{&runnel.UnavailableError{Reason: "the disk is full"}, []error{runnel.ErrUnavailable}, []string{"the disk is full"}},
 		{&runnel.StorageFullError{Free: 5, Keep: 7, Need: 1}, []error{runnel.ErrStorageFull, runnel.ErrUnavailable}, []string{"5 bytes are free", "7 must stay free", "take 1"}},
 	} {

@@ -16,6 +16,10 @@ const (
 	MaxLeaseTTL = 24 * time.Hour
 )
 
+// LeaseSubject is the name in a lease's metadata under which access control keeps the subject that has the
+// lease. Holders of one name but under different subjects are different holders.
+const LeaseSubject = "runnel.subject"
+
 // Lease is a claim on a key of a space, until a deadline. It is durable: it outlives the process that
 // gave it.
 type Lease struct {

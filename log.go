@@ -72,8 +72,8 @@ type AppendOptions struct {
 	// ErrExists.
 	Absent bool
 	// Key makes the append idempotent without a producer: repeated with the same key and the same
-	// records it is answered as it was the first time, for as long as the segment lives, and with other
-	// records it fails with ErrKeyReused. Each key takes a row in storage. Empty for none; at most
+	// records it is answered as it was the first time, but for Duplicate and Created, for as long as the
+	// segment lives, and with other records it fails with ErrKeyReused. Each key takes a row in storage. Empty for none; at most
 	// MaxKeyBytes bytes.
 	Key string
 	// Close lets no entry follow this append, which may then have no records.
@@ -109,7 +109,8 @@ type Appended struct {
 	First Sequence
 	// Tail is the segment's last sequence after the append.
 	Tail Sequence
-	// Position is the position of the first entry, and Time that of all. Zero for a duplicate.
+	// Position is the position of the first entry, and Time that of all. Zero for a duplicate of a
+	// producer's write.
 	Position Position
 	Time     time.Time
 	// Duplicate says that the write of the producer or the key was there already, and nothing was written

@@ -4,18 +4,28 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"time"
 )
 
 // LatestPosition, as a place to read a space from, is wherever its head is at that moment.
 const LatestPosition Position = math.MaxUint64
 
-// SpaceBatch is a batch with the segment that it belongs to. The positions of its entries follow each
-// other without a gap.
+// SpaceBatch is a batch with the segment that it belongs to. In one of a Timeline the positions of the
+// entries follow each other without a gap. A query may leave some out, or put the last one first.
 type SpaceBatch struct {
 	// Segment is the address, and ID the incarnation.
 	Segment Segment
 	ID      uint64
 	Batch
+}
+
+// SpaceInfo describes a space at one moment. Everything in it is durable.
+type SpaceInfo struct {
+	Space Space
+	// Head is the last position that the space has given, to an entry or to another change, and Time is
+	// when. Both are zero for a space that nobody has written to.
+	Head Position
+	Time time.Time
 }
 
 // Timeline is a space at one moment, and what its segments then held after a place, in one order.
@@ -27,8 +37,8 @@ type Timeline struct {
 	// that has come to the end of Batches has seen everything through it.
 	Head Position
 	// Batches yields the entries after From up to and including Head in the order of their positions.
-	// What is deleted, expired or no longer retained when the reader comes to it is left out: its
-	// positions are gaps. Entries that a fork inherits are its source's, in the timeline too. It may be
+	// What is deleted, expired or no longer retained is left out: its positions are gaps. The reader looks
+	// for that now and then, so what goes away shortly before its turn may still be yielded. Entries that a fork inherits are its source's, in the timeline too. It may be
 	// ranged over more than once, reads as it goes, and holds little in memory.
 	Batches iter.Seq2[SpaceBatch, error]
 }

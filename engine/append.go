@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -30,7 +31,8 @@ const (
 //
 // It fails with runnel.ErrNotFound, ErrExists, ErrSoftDeleted, ErrClosed, ErrProducerFenced,
 // ErrProducerGap, ErrKeyReused, ErrContentType, ErrTailMoved or ErrStreamSeq when the segment's state
-// stands against it, looked at in this order; ErrInvalid and ErrTooLarge whatever the state is;
+// stands against it, usually looked at in this order: a key or a producer whose write is there already is
+// answered before; ErrInvalid and ErrTooLarge whatever the state is;
 // ErrStorageFull when there is no space for it; ErrUnknown when nobody can say whether it happened, as
 // after ctx ended while it was being committed. The records are not kept.
 func (e *Engine) Append(ctx context.Context, addr runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error) {
@@ -52,7 +54,7 @@ func (e *Engine) Commit(ctx context.Context, space runnel.Space, writes ...runne
 
 // Transact makes one commit to a space: appends to several segments, each under its own conditions,
 // moves of cursors, and leases that must be held; all of it or nothing. It fails with the error of the
-// first lease, write or cursor, in this order, that stands against it: see RenewLease for the leases,
+// first lease, write or cursor, in this order, that stands against it, unless it repeats a commit: see RenewLease for the leases,
 // Append for the writes; a cursor fails with runnel.ErrCursorMoved, ErrBeyondTail, or ErrNotFound of its
 // segment. No segment may be written twice, and no cursor moved twice. If some writes are duplicates
 // and others are not, the commit is refused with runnel.ErrInvalid; if all are, it is answered as
@@ -215,7 +217,8 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transac
 	if n, most := len(work.appends)+len(work.moves)+len(work.fences), (e.fragment()-commitRowBytes)/(2*commitChangeBytes); n > most {
 		return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("has %d parts, storage takes at most %d", n, most)}
 	}
-	size, ops := len(work.moves)*(storage.MaxKeyBytes+rowBytes), len(work.moves)
+	size := len(work.moves)*(storage.MaxKeyBytes+rowBytes) + len(work.fences)*(runnel.MaxLeaseBytes+rowBytes)
+	ops := len(work.moves) + len(work.fences)
 	for i := range work.appends {
 		a := &work.appends[i]
 		if err := part.Segment(a.name).Validate(); err != nil {
@@ -234,6 +237,9 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transac
 		if !errors.Is(err, errRetry) {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
 }
 
@@ -243,13 +249,15 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 		return err
 	}
 	defer sp.leave()
+	rows := heldRows{sp: sp}
+	defer rows.release()
 	for i := range work.appends {
 		a := &work.appends[i]
 		if a.seg, err = e.acquire(ctx, part.Segment(a.name)); err != nil {
 			return err
 		}
 		defer a.seg.release()
-		if err := a.load(ctx); err != nil {
+		if err := a.load(ctx, &rows); err != nil {
 			return err
 		}
 		if a.o.Close {
@@ -267,12 +275,12 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 			size += m.seg.descriptorBytes()
 		}
 		m.key = cursorKey(m.id, m.Name)
-		if err := sp.loadRow(ctx, m.key); err != nil {
+		if err := rows.load(ctx, m.key); err != nil {
 			return err
 		}
 	}
 	for _, f := range work.fences {
-		if err := sp.loadRow(ctx, leaseKey(f.Key)); err != nil {
+		if err := rows.load(ctx, leaseKey(f.Key)); err != nil {
 			return err
 		}
 	}
@@ -300,46 +308,35 @@ func (work *transaction) looksTwice() bool {
 }
 
 // load brings into memory what the append is checked against.
-func (a *appending) load(ctx context.Context) error {
+func (a *appending) load(ctx context.Context, rows *heldRows) error {
 	if p := a.o.Producer; p != nil {
 		return a.seg.loadProducer(ctx, p.ID)
 	}
 	if id := a.seg.stagedID(); a.o.Key != "" && id != 0 {
-		return a.seg.sp.loadRow(ctx, onceKey(id, a.o.Key))
+		return rows.load(ctx, onceKey(id, a.o.Key))
 	}
 	return nil
 }
 
 // stage checks everything, and then stages it all.
 func (work *transaction) stage(t *tx) error {
-	for _, f := range work.fences {
-		held, err := t.lease(f.Key)
-		if err != nil {
-			return err
-		}
-		if err := fenced(f, held); err != nil {
+	as := work.appends
+	duplicates, checked, refused := work.checkAppends(t)
+	if errors.Is(refused, errRetry) {
+		return refused
+	}
+	// A commit that has happened stays so when its leases have ended since.
+	if refused != nil || duplicates == 0 || duplicates < len(as) {
+		if err := work.checkFences(t); err != nil {
 			return err
 		}
 	}
-	as := work.appends
-	duplicates := 0
-	for i := range as {
-		a := &as[i]
-		if a.seg.stale.Load() {
-			return errRetry
-		}
-		if err := a.check(t); err != nil {
-			t.dependOn(a.seg)
-			return err
-		}
-		if a.duplicate {
-			duplicates++
-		}
+	if refused != nil {
+		work.dependOn(t, checked, 0)
+		return refused
 	}
 	if duplicates > 0 {
-		for i := range as {
-			t.dependOn(as[i].seg)
-		}
+		work.dependOn(t, len(as), 0)
 		if duplicates < len(as) {
 			return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("repeats %d of its %d writes; a commit is repeated whole or not at all", duplicates, len(as))}
 		}
@@ -351,10 +348,11 @@ func (work *transaction) stage(t *tx) error {
 			return errRetry
 		}
 		if err := m.check(t); err != nil {
+			work.dependOn(t, len(as), i+1)
 			return err
 		}
 	}
-	if len(as) > 0 {
+	if len(as) > 0 || slices.ContainsFunc(work.moves, func(m moving) bool { return m.creates }) {
 		if err := t.grow(); err != nil {
 			return err
 		}
@@ -367,6 +365,47 @@ func (work *transaction) stage(t *tx) error {
 		work.moves[i].stage(t)
 	}
 	return nil
+}
+
+// checkFences decides whether the leases that the commit needs are held.
+func (work *transaction) checkFences(t *tx) error {
+	for _, f := range work.fences {
+		if _, err := t.fence(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAppends counts the appends that are duplicates, and those it has looked at: all, or those through
+// the first that is refused.
+func (work *transaction) checkAppends(t *tx) (duplicates, checked int, err error) {
+	for i := range work.appends {
+		a := &work.appends[i]
+		if a.seg.stale.Load() {
+			return duplicates, i, errRetry
+		}
+		if err := a.check(t); err != nil {
+			return duplicates, i + 1, err
+		}
+		if a.duplicate {
+			duplicates++
+		}
+	}
+	return duplicates, len(work.appends), nil
+}
+
+// dependOn makes a refusal wait for what the first appends and moves were checked against: that the last
+// of them is what stands against the transaction says that the others do not.
+func (work *transaction) dependOn(t *tx, appends, moves int) {
+	for i := range work.appends[:appends] {
+		t.dependOn(work.appends[i].seg)
+	}
+	for i := range work.moves[:moves] {
+		if m := &work.moves[i]; m.seg != nil {
+			t.dependOn(m.seg)
+		}
+	}
 }
 
 // check decides whether the staged state of the segment lets the append happen.

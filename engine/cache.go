@@ -144,3 +144,18 @@ func (inc *incarnation) cached(after, through runnel.Sequence) []*record.Run {
 	}
 	return taken
 }
+
+// cachedAt returns the run from memory that holds an entry near the tail, nil if it is not in memory.
+func (inc *incarnation) cachedAt(at runnel.Sequence) *record.Run {
+	inc.mu.Lock()
+	defer inc.mu.Unlock()
+	for _, k := range slices.Backward(inc.runs) {
+		if k.run.First() <= at {
+			if k.run.Last() < at {
+				return nil
+			}
+			return k.run
+		}
+	}
+	return nil
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/runnelhq/runnel"
@@ -23,7 +24,8 @@ type batch struct {
 	changes []record.Change
 	touched []touched
 	events  []runnel.Event
-	arena   []byte // keys and headers are cut from it
+	leases  []string // keys of those that are given, or end
+	arena   []byte   // keys and headers are cut from it
 	scratch *scratch
 
 	// done is closed when the outcome is known; err is set before. It is nil, errRetry, or an error for
@@ -148,6 +150,17 @@ func (sp *space) barrier(ctx context.Context) error {
 	}
 }
 
+// newest returns the last batch that something is staged in, nil if all is durable. It is called with
+// sp.mu held.
+func (sp *space) newest() *batch {
+	for _, b := range slices.Backward(sp.queue) {
+		if len(b.Ops) > 0 {
+			return b
+		}
+	}
+	return sp.inFlight
+}
+
 // room returns the open batch, or a new one if it has no room for what is to be staged.
 func (sp *space) room(size, ops int) *batch {
 	if n := len(sp.queue); n > 0 {
@@ -193,7 +206,7 @@ func (b *batch) recycle() {
 		scratches.Put(s)
 	}
 	// What still knows the batch, a producer for instance, must not keep all that it wrote.
-	b.scratch, b.Ops, b.changes, b.touched, b.arena = nil, nil, nil, nil, nil
+	b.scratch, b.Ops, b.changes, b.touched, b.arena, b.leases = nil, nil, nil, nil, nil, nil
 }
 
 // giveBack takes back the room of a write that was refused, and the batch if nothing else is in it.
@@ -291,6 +304,10 @@ func (sp *space) publish(b *batch) {
 		}
 	}
 	sp.advance(b)
+	if len(b.leases) > 0 {
+		sp.noteLeases(b.leases)
+		sp.e.cleaner.vacuum.note(sp.part) // what a lease leaves in the timeline is of no use
+	}
 	sp.e.statuses.note(sp, b.touched)
 }
 

@@ -18,7 +18,7 @@ func (e *Engine) Cursor(ctx context.Context, name runnel.CursorName) (runnel.Cur
 	}
 	return retry(func() (runnel.Cursor, error) {
 		var found runnel.Cursor
-		err := e.withCursors(ctx, name.Space, name.Segment, func(sp *space, id, end uint64) error {
+		err := e.withCursors(ctx, name.Space, name.Segment, func(sp *space, id uint64, end func() uint64) error {
 			value, err := sp.readRow(ctx, cursorKey(id, name.Name))
 			if err != nil {
 				return err
@@ -26,7 +26,7 @@ func (e *Engine) Cursor(ctx context.Context, name runnel.CursorName) (runnel.Cur
 			if value == nil {
 				return &runnel.CursorNotFoundError{Cursor: name}
 			}
-			found, err = cursorOf(name, value, end)
+			found, err = cursorOf(name, value, end())
 			return err
 		})
 		return found, err
@@ -51,18 +51,19 @@ func checkCursor(name runnel.CursorName) error {
 }
 
 // withCursors runs f with what the cursors of a segment, or of a space where segment is empty, are kept
-// under, and where what they are cursors of ends.
-func (e *Engine) withCursors(ctx context.Context, part runnel.Space, segment string, f func(sp *space, id, end uint64) error) error {
+// under. Where what they are cursors of ends is asked after the cursors are read, so that none is beyond.
+func (e *Engine) withCursors(ctx context.Context, part runnel.Space, segment string, f func(sp *space, id uint64, end func() uint64) error) error {
 	if segment == "" {
 		sp, err := e.enter(ctx, part)
 		if err != nil {
 			return err
 		}
 		defer sp.leave()
-		sp.mu.Lock()
-		head := sp.head
-		sp.mu.Unlock()
-		return f(sp, 0, uint64(head))
+		return f(sp, 0, func() uint64 {
+			sp.mu.Lock()
+			defer sp.mu.Unlock()
+			return uint64(sp.head)
+		})
 	}
 	seg, err := e.acquire(ctx, part.Segment(segment))
 	if err != nil {
@@ -73,7 +74,12 @@ func (e *Engine) withCursors(ctx context.Context, part runnel.Space, segment str
 	if err := e.usable(ctx, seg, st, e.now()); err != nil {
 		return err
 	}
-	return f(seg.sp, st.inc.id, uint64(st.tail))
+	return f(seg.sp, st.inc.id, func() uint64 {
+		if now := seg.durable.Load(); now.inc == st.inc {
+			return uint64(now.tail)
+		}
+		return uint64(st.tail)
+	})
 }
 
 // Cursors yields the cursors of a segment, or of the timeline of the space where segment is empty, whose
@@ -81,6 +87,7 @@ func (e *Engine) withCursors(ctx context.Context, part runnel.Space, segment str
 // exist.
 func (e *Engine) Cursors(ctx context.Context, space runnel.Space, segment, prefix, after string) iter.Seq2[runnel.Cursor, error] {
 	return func(yield func(runnel.Cursor, error) bool) {
+		after := after
 		for {
 			page, err := retry(func() ([]runnel.Cursor, error) { return e.cursorPage(ctx, space, segment, prefix, after) })
 			if err != nil {
@@ -104,20 +111,27 @@ func (e *Engine) cursorPage(ctx context.Context, part runnel.Space, segment, pre
 	if err := checkCursor(runnel.CursorName{Space: part, Segment: segment, Name: "-"}); err != nil {
 		return nil, err
 	}
-	err = e.withCursors(ctx, part, segment, func(sp *space, id, end uint64) error {
+	err = e.withCursors(ctx, part, segment, func(sp *space, id uint64, end func() uint64) error {
 		under := cursorKey(id, "")
 		for pair, err := range e.driver.Scan(ctx, part, namedRange(under, prefix, after)) {
 			if err != nil {
 				return storageError(err)
 			}
 			name := runnel.CursorName{Space: part, Segment: segment, Name: string(pair.Key[len(under):])}
-			c, err := cursorOf(name, pair.Value, end)
+			c, err := cursorOf(name, pair.Value, 0)
 			if err != nil {
 				return err
 			}
 			page = append(page, c)
 		}
-		return sp.settled(ctx)
+		if err := sp.settled(ctx); err != nil {
+			return err
+		}
+		last := end()
+		for i := range page {
+			page[i].End = last
+		}
+		return nil
 	})
 	return page, err
 }
@@ -128,7 +142,7 @@ func (e *Engine) DeleteCursor(ctx context.Context, name runnel.CursorName) error
 		return err
 	}
 	return again(func() error {
-		return e.withCursors(ctx, name.Space, name.Segment, func(sp *space, id, _ uint64) error {
+		return e.withCursors(ctx, name.Space, name.Segment, func(sp *space, id uint64, _ func() uint64) error {
 			key := cursorKey(id, name.Name)
 			if err := sp.loadRow(ctx, key); err != nil {
 				return err
@@ -156,6 +170,8 @@ type moving struct {
 	seg  *segment // nil for the timeline of the space
 	id   uint64
 	key  []byte
+
+	creates bool
 }
 
 func (m *moving) check(t *tx) error {
@@ -174,6 +190,7 @@ func (m *moving) check(t *tx) error {
 		return errRetry
 	}
 	t.dependOnRow(r)
+	m.creates = r.value == nil
 	var at record.Cursor
 	if r.value != nil {
 		var err error
@@ -190,6 +207,7 @@ func (m *moving) check(t *tx) error {
 		t.dependOn(m.seg)
 		return &runnel.BeyondTailError{Segment: m.seg.addr(), From: runnel.Sequence(m.Place), Tail: runnel.Sequence(end)}
 	case m.Place > end:
+		t.waitFor(t.sp.newest())
 		return &runnel.BeyondHeadError{Space: t.sp.part, From: runnel.Position(m.Place), Head: runnel.Position(end)}
 	}
 	return nil

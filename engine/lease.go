@@ -19,7 +19,8 @@ import (
 // when nobody holds the key, when the time of the holder is over, or when the holder itself asks.
 //
 // It fails with runnel.ErrLeaseHeld, if the request does not wait, with ErrInvalid and ErrTooLarge, and
-// with ErrUnknown as Append does; then nobody else is given the key before the time is over.
+// with ErrUnknown as Append does; if it happened then, nobody else is given the key before the time is
+// over.
 func (e *Engine) AcquireLease(ctx context.Context, space runnel.Space, q runnel.LeaseRequest) (runnel.Lease, error) {
 	if err := checkLease(space, &q); err != nil {
 		return runnel.Lease{}, err
@@ -76,34 +77,32 @@ func checkText(what, text string, most int) error {
 const leaseRowBytes = 4*rowBytes + 2*runnel.MaxLeaseBytes + 2*runnel.MaxLeaseMetadataBytes
 
 func (e *Engine) acquireLease(ctx context.Context, part runnel.Space, q *runnel.LeaseRequest) (runnel.Lease, error) {
-	sp, err := e.enter(ctx, part)
-	if err != nil {
-		return runnel.Lease{}, err
-	}
-	defer sp.leave()
-	lease, err := retry(func() (runnel.Lease, error) { return e.tryAcquireLease(ctx, part, q) })
-	if err == nil {
-		sp.noteLeases()
-	}
-	return lease, err
+	return retry(func() (runnel.Lease, error) { return e.tryAcquireLease(ctx, part, q) })
 }
 
 func (e *Engine) tryAcquireLease(ctx context.Context, space runnel.Space, q *runnel.LeaseRequest) (runnel.Lease, error) {
 	var lease runnel.Lease
-	err := e.writeLease(ctx, space, q.Key, func(t *tx, held *record.Lease) error {
-		if held != nil && held.Holder != q.Holder {
+	err := e.writeLease(ctx, space, q.Key, func(t *tx) error {
+		held, err := t.lease(q.Key)
+		if err != nil {
+			return err
+		}
+		if held != nil && (held.Holder != q.Holder || held.Metadata[runnel.LeaseSubject] != q.Metadata[runnel.LeaseSubject]) {
 			return &runnel.LeaseHeldError{Lease: leaseOf(space, q.Key, held)}
+		}
+		next := record.Lease{
+			Holder: q.Holder, Number: uint64(t.sp.position + 1), TTL: q.TTL, Metadata: maps.Clone(q.Metadata),
+			Granted: t.micros, Deadline: t.micros + q.TTL.Microseconds(),
+		}
+		row := next.Append(nil)
+		if most := e.fragment(); len(row) > most {
+			return &runnel.TooLargeError{What: "lease", Limit: int64(most), Got: int64(len(row))}
 		}
 		if err := t.grow(); err != nil {
 			return err
 		}
-		number := t.take(1)
-		t.change(record.Leased, 0, number, 0, 0)
-		next := record.Lease{
-			Holder: q.Holder, Number: uint64(number), TTL: q.TTL, Metadata: maps.Clone(q.Metadata),
-			Granted: t.micros, Deadline: t.micros + q.TTL.Microseconds(),
-		}
-		t.setRow(leaseKey(q.Key), next.Append(nil))
+		t.change(record.Leased, 0, t.take(1), 0, 0)
+		t.setLease(q.Key, row)
 		lease = leaseOf(space, q.Key, &next)
 		return nil
 	})
@@ -118,8 +117,9 @@ func (e *Engine) RenewLease(ctx context.Context, space runnel.Space, f runnel.Fe
 		return runnel.Lease{}, err
 	}
 	return retry(func() (lease runnel.Lease, err error) {
-		err = e.writeLease(ctx, space, f.Key, func(t *tx, held *record.Lease) error {
-			if err := fenced(f, held); err != nil {
+		err = e.writeLease(ctx, space, f.Key, func(t *tx) error {
+			held, err := t.fence(f)
+			if err != nil {
 				return err
 			}
 			next := *held
@@ -137,25 +137,15 @@ func (e *Engine) ReleaseLease(ctx context.Context, space runnel.Space, f runnel.
 	if err := checkFence(space, f); err != nil {
 		return err
 	}
-	sp, err := e.enter(ctx, space)
-	if err != nil {
-		return err
-	}
-	defer sp.leave()
-	err = again(func() error {
-		return e.writeLease(ctx, space, f.Key, func(t *tx, held *record.Lease) error {
-			if err := fenced(f, held); err != nil {
+	return again(func() error {
+		return e.writeLease(ctx, space, f.Key, func(t *tx) error {
+			if _, err := t.fence(f); err != nil {
 				return err
 			}
-			t.setRow(leaseKey(f.Key), nil)
+			t.setLease(f.Key, nil)
 			return nil
 		})
 	})
-	if err == nil {
-		sp.leaseFreed(f.Key)
-		sp.noteLeases()
-	}
-	return err
 }
 
 func checkFence(space runnel.Space, f runnel.Fence) error {
@@ -176,8 +166,8 @@ func fenced(f runnel.Fence, held *record.Lease) error {
 	return nil
 }
 
-// writeLease runs stage with the lease of a key, nil if nobody holds it.
-func (e *Engine) writeLease(ctx context.Context, space runnel.Space, key string, stage func(t *tx, held *record.Lease) error) error {
+// writeLease runs stage with the row of a lease in memory.
+func (e *Engine) writeLease(ctx context.Context, space runnel.Space, key string, stage func(t *tx) error) error {
 	sp, err := e.enter(ctx, space)
 	if err != nil {
 		return err
@@ -186,13 +176,26 @@ func (e *Engine) writeLease(ctx context.Context, space runnel.Space, key string,
 	if err := sp.loadRow(ctx, leaseKey(key)); err != nil {
 		return err
 	}
-	return sp.write(ctx, leaseRowBytes, 1, func(t *tx) error {
-		held, err := t.lease(key)
-		if err != nil {
-			return err
-		}
-		return stage(t, held)
-	})
+	return sp.write(ctx, leaseRowBytes, 1, stage)
+}
+
+// fence returns the lease that a fence demands. That it is lost stays so even if the clock goes back: the
+// row of one whose time is over goes with the answer.
+func (t *tx) fence(f runnel.Fence) (*record.Lease, error) {
+	held, err := t.lease(f.Key)
+	if err != nil {
+		return nil, err
+	}
+	if held == nil && t.row(leaseKey(f.Key)).value != nil {
+		t.setLease(f.Key, nil)
+	}
+	return held, fenced(f, held)
+}
+
+// setLease stages that a lease is given, or ends.
+func (t *tx) setLease(key string, value []byte) {
+	t.setRow(leaseKey(key), value)
+	t.b.leases = append(t.b.leases, key)
 }
 
 // lease returns who holds a key as staged, nil if nobody does or the time is over.
@@ -206,10 +209,15 @@ func (t *tx) lease(key string) (*record.Lease, error) {
 		return nil, nil //nolint:nilnil // nobody is an answer
 	}
 	l, err := record.DecodeLease(r.value)
-	if err != nil || l.Deadline <= t.micros {
+	switch {
+	case err != nil:
 		return nil, err
+	case l.Deadline > t.micros:
+		return &l, nil
+	case !t.sp.e.limits.Exclusive && l.Deadline > t.sp.looked:
+		return nil, errRetry // another process may have renewed it while there was time
 	}
-	return &l, nil
+	return nil, nil //nolint:nilnil // nobody is an answer
 }
 
 func leaseOf(space runnel.Space, key string, l *record.Lease) runnel.Lease {
@@ -223,15 +231,16 @@ func leaseOf(space runnel.Space, key string, l *record.Lease) runnel.Lease {
 // keys, beginning behind the key after, which need not exist.
 func (e *Engine) Leases(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Lease, error] {
 	return func(yield func(runnel.Lease, error) bool) {
+		after := after
 		for {
-			page, err := e.leasePage(ctx, space, prefix, after)
+			page, now, err := e.leasePage(ctx, space, prefix, after)
 			if err != nil {
 				yield(runnel.Lease{}, err)
 				return
 			}
 			for _, l := range page {
 				after = l.Key
-				if l.Deadline.UnixMicro() > e.now() && !yield(l, nil) {
+				if l.Deadline.UnixMicro() > now && !yield(l, nil) {
 					return
 				}
 			}
@@ -242,28 +251,30 @@ func (e *Engine) Leases(ctx context.Context, space runnel.Space, prefix, after s
 	}
 }
 
-func (e *Engine) leasePage(ctx context.Context, space runnel.Space, prefix, after string) ([]runnel.Lease, error) {
+// leasePage returns some leases, and a time before they were read: a lease whose time was not over then
+// is held, or was just now.
+func (e *Engine) leasePage(ctx context.Context, space runnel.Space, prefix, after string) (page []runnel.Lease, now int64, err error) {
 	if err := space.Validate(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	sp, err := e.enter(ctx, space)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer sp.leave()
+	now = sp.time()
 	r := namedRange(leaseKey(""), prefix, after)
-	var page []runnel.Lease
 	for pair, err := range e.driver.Scan(ctx, space, r) {
 		if err != nil {
-			return nil, storageError(err)
+			return nil, 0, storageError(err)
 		}
 		l, err := record.DecodeLease(pair.Value)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		page = append(page, leaseOf(space, string(pair.Key[1:]), &l))
 	}
-	return page, sp.settled(ctx)
+	return page, now, sp.settled(ctx)
 }
 
 // namedRange spans a page of the rows under a key whose names have a prefix and follow a name.
@@ -295,10 +306,15 @@ func (e *Engine) waitLease(ctx context.Context, space runnel.Space, held *runnel
 	w := sp.waitFreed(held.Key)
 	defer sp.unwaitFreed(held.Key, w)
 	// It may have been freed before anybody was there to be told.
-	if row, err := sp.readRow(ctx, leaseKey(held.Key)); err != nil || row == nil {
+	row, err := sp.readRow(ctx, leaseKey(held.Key))
+	if err != nil || row == nil {
 		return err
 	}
-	wait := max(held.Deadline.Sub(e.cfg.Now()), time.Millisecond)
+	now, err := record.DecodeLease(row)
+	if err != nil {
+		return err
+	}
+	wait := max(time.UnixMicro(now.Deadline).Sub(e.cfg.Now()), time.Millisecond)
 	if !e.limits.Exclusive {
 		wait = min(wait, e.cfg.PollInterval)
 	}
@@ -318,7 +334,7 @@ func (e *Engine) waitLease(ctx context.Context, space runnel.Space, held *runnel
 
 // leaseWait is what those who wait for a lease share.
 type leaseWait struct {
-	freed chan struct{} // closed when the lease is released
+	freed chan struct{} // closed when the lease is given to somebody, or ends
 	users int
 }
 
@@ -345,13 +361,18 @@ func (sp *space) unwaitFreed(key string, w *leaseWait) {
 	}
 }
 
-// leaseFreed wakes those who wait for a lease.
-func (sp *space) leaseFreed(key string) {
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if w := sp.leaseWaits[key]; w != nil {
-		close(w.freed)
-		delete(sp.leaseWaits, key)
+// noteLeases wakes those who wait for leases, or watch them, when a commit that gives or ends some is
+// durable, whether or not whoever asked for it is still there. It is called with sp.mu held.
+func (sp *space) noteLeases(keys []string) {
+	for _, key := range keys {
+		if w := sp.leaseWaits[key]; w != nil {
+			close(w.freed)
+			delete(sp.leaseWaits, key)
+		}
+	}
+	if sp.leases != nil {
+		close(sp.leases)
+		sp.leases = nil
 	}
 }
 
@@ -373,11 +394,12 @@ func (e *Engine) expiredLeases(ctx context.Context, part storage.Partition) erro
 	}
 	for _, key := range over {
 		err := again(func() error {
-			return e.writeLease(ctx, part, key, func(t *tx, held *record.Lease) error {
-				if held == nil {
+			return e.writeLease(ctx, part, key, func(t *tx) error {
+				held, err := t.lease(key)
+				if err == nil && held == nil {
 					t.setRow(leaseKey(key), nil)
 				}
-				return nil
+				return err
 			})
 		})
 		if err != nil {

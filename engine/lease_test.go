@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -319,4 +321,195 @@ func TestAWatcherOfLeasesIsToldWhoComesAndGoes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// once makes the next call that matches take longer: do runs before it is answered.
+func (w *world) once(when func(c faulty.Call) bool, do func()) {
+	var done atomic.Bool
+	hook := func(context.Context) error {
+		if !done.Swap(true) {
+			do()
+		}
+		return nil
+	}
+	w.driver.SetRules(faulty.Rule{When: when, Then: faulty.WaitAfter(hook, faulty.Through)})
+}
+
+func TestALeaseIsHeldAllTheTimeWhileItIsRenewed(t *testing.T) {
+	renewing := func(t *testing.T, by *world, l runnel.Lease) func() {
+		return func() {
+			if _, err := by.RenewLease(ctx, leases, l.Fence()); err != nil {
+				t.Error(err)
+			}
+			pass(2 * time.Second) // until the time that it was given for at first is over
+		}
+	}
+	t.Run("so it is listed", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			l := w.mustLease("k", "a", 10*time.Second)
+			pass(9 * time.Second)
+			w.once(func(c faulty.Call) bool { return c.Op == faulty.Scan && c.Range.From[0] == 'l' }, renewing(t, w, l))
+			for held, err := range w.Leases(ctx, leases, "", "") {
+				if err != nil || held.Number != l.Number {
+					t.Fatalf("%+v, %v", held, err)
+				}
+				return
+			}
+			t.Fatal("nobody holds it")
+		})
+	})
+	// An engine looks at the guard last, and then at the clock.
+	for name, do := range map[string]func(w *world, l runnel.Lease) error{
+		"so a write behind it is made, by another engine": func(w *world, l runnel.Lease) error {
+			_, err := w.Transact(ctx, leases, runnel.Transaction{
+				Writes: []runnel.Write{{Segment: "a", Records: records("1")}},
+				Fences: []runnel.Fence{l.Fence()},
+			})
+			return err
+		},
+		"so another engine renews it": func(w *world, l runnel.Lease) error {
+			_, err := w.RenewLease(ctx, leases, l.Fence())
+			return err
+		},
+		"so another engine releases it": func(w *world, l runnel.Lease) error {
+			return w.ReleaseLease(ctx, leases, l.Fence())
+		},
+	} {
+		for looks := 1; looks <= 3; looks++ {
+			t.Run(fmt.Sprintf("%s, after look %d", name, looks), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					one, other := twoEngines(t, engine.Config{})
+					l := one.mustLease("k", "a", 10*time.Second)
+					other.create("s/a", runnel.CreateOptions{})
+					if _, err := other.RenewLease(ctx, leases, l.Fence()); err != nil {
+						t.Fatal(err) // and so it is in memory there
+					}
+					pass(9 * time.Second)
+					nth := other.driver.Calls(faulty.Guard) + looks
+					other.once(func(c faulty.Call) bool { return c.Op == faulty.Guard && c.N == nth }, renewing(t, one, l))
+					if err := do(other, l); err != nil {
+						t.Fatal(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestOneWhoNeedsNoMoreThanTheLeasesThatAreHeldIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := inMemory(t)
+		began := time.Now()
+		for event, err := range w.WatchLeases(ctx, runnel.Space{Name: "jobs"}, "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if event.Mark {
+				break
+			}
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it was let go after %v", took)
+		}
+	})
+}
+
+// TestALeaseThatChangesIsNoticedWhoeverAsked lets the caller go away while storage is slow: the change
+// happens all the same.
+func TestALeaseThatChangesIsNoticedWhoeverAsked(t *testing.T) {
+	// abandoned runs a write that its caller does not wait for to the end.
+	abandoned := func(t *testing.T, w *world, write func(c context.Context) error) {
+		t.Helper()
+		release := w.blocked("s")
+		c, cancel := context.WithCancel(ctx)
+		writing := later(func() error { return write(c) })
+		synctest.Wait()
+		cancel()
+		wantError(t, <-writing, runnel.ErrUnknown)
+		release()
+		synctest.Wait()
+	}
+	waiting := func(w *world) <-chan error {
+		asked := later(func() error {
+			_, err := w.AcquireLease(ctx, leases, runnel.LeaseRequest{Key: "k", Holder: "b", TTL: time.Minute, Wait: true})
+			return err
+		})
+		synctest.Wait()
+		return asked
+	}
+	t.Run("by one who waits for it to be released", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			held := w.mustLease("k", "a", 24*time.Hour)
+			asked := waiting(w)
+			began := time.Now()
+			abandoned(t, w, func(c context.Context) error { return w.ReleaseLease(c, leases, held.Fence()) })
+			if err := <-asked; err != nil || time.Since(began) > time.Second {
+				t.Fatal(err, time.Since(began))
+			}
+		})
+	})
+	t.Run("by one who waits for its time to be over", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			w.mustLease("k", "a", 24*time.Hour)
+			asked := waiting(w)
+			began := time.Now()
+			w.mustLease("k", "a", time.Second)
+			if err := <-asked; err != nil || time.Since(began) > 2*time.Second {
+				t.Fatal(err, time.Since(began))
+			}
+		})
+	})
+	t.Run("by one who watches", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			w := inMemory(t)
+			c, cancel := context.WithCancel(ctx)
+			defer cancel()
+			var told atomic.Int32
+			watching := later(func() error {
+				for ev, err := range w.WatchLeases(c, leases, "") {
+					if err != nil {
+						return err
+					}
+					if ev.Lease.Key == "k" {
+						told.Add(1)
+					}
+				}
+				return nil
+			})
+			pass(time.Second)
+			abandoned(t, w, func(c context.Context) error {
+				_, err := w.AcquireLease(c, leases, runnel.LeaseRequest{Key: "k", Holder: "a", TTL: time.Hour})
+				return err
+			})
+			if told.Load() != 1 {
+				t.Error("the watcher was not told")
+			}
+			cancel()
+			wantError(t, <-watching, context.Canceled)
+		})
+	})
+}
+
+func TestAnEngineClosesAlthoughAWatcherOfLeasesHasPanicked(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := inMemory(t)
+		w.mustLease("k", "a", time.Hour)
+		func() {
+			defer func() { _ = recover() }()
+			for _, err := range w.WatchLeases(ctx, leases, "") {
+				panic(err)
+			}
+		}()
+		closed := later(w.Close)
+		pass(time.Minute)
+		select {
+		case err := <-closed:
+			wantError(t, err, nil)
+		default:
+			t.Fatal("it does not close")
+		}
+	})
 }

@@ -16,7 +16,7 @@ import (
 func (e *Engine) WatchLeases(ctx context.Context, space runnel.Space, prefix string) iter.Seq2[runnel.LeaseEvent, error] {
 	return func(yield func(runnel.LeaseEvent, error) bool) {
 		w := leaseWatcher{e: e, space: space, prefix: prefix, yield: yield, known: make(map[string]runnel.Lease)}
-		if err := w.run(ctx); err != nil {
+		if err := w.run(ctx); err != nil && !w.done {
 			yield(runnel.LeaseEvent{}, err)
 		}
 	}
@@ -37,24 +37,33 @@ func (w *leaseWatcher) run(ctx context.Context) error {
 	if err := w.space.Validate(); err != nil {
 		return err
 	}
-	for {
-		changed, leave, err := w.e.leasesChanged(ctx, w.space)
-		if err != nil {
-			return err
-		}
-		next, err := w.look(ctx)
-		if err == nil && !w.done {
-			if !w.live {
-				w.live = true
-				w.say(runnel.LeaseEvent{Live: true, Mark: true})
-			}
-			err = w.wait(ctx, changed, next)
-		}
-		leave()
-		if err != nil || w.done {
+	for !w.done {
+		if err := w.round(ctx); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// round tells what there is to tell, and waits for more.
+func (w *leaseWatcher) round(ctx context.Context) error {
+	changed, leave, err := w.e.leasesChanged(ctx, w.space)
+	if err != nil {
+		return err
+	}
+	defer leave() // also if the consumer panics
+	next, err := w.look(ctx)
+	if err != nil || w.done {
+		return err
+	}
+	if !w.live {
+		w.live = true
+		w.say(runnel.LeaseEvent{Live: true, Mark: true})
+	}
+	if w.done {
+		return nil
+	}
+	return w.wait(ctx, changed, next)
 }
 
 // leasesChanged returns what is closed when a lease of a space is given or released. The space stays in
@@ -70,16 +79,6 @@ func (e *Engine) leasesChanged(ctx context.Context, part runnel.Space) (changed 
 		sp.leases = make(chan struct{})
 	}
 	return sp.leases, sp.leave, nil
-}
-
-// noteLeases wakes those who watch the leases of the space.
-func (sp *space) noteLeases() {
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if sp.leases != nil {
-		close(sp.leases)
-		sp.leases = nil
-	}
 }
 
 func (w *leaseWatcher) say(event runnel.LeaseEvent) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
@@ -121,4 +122,121 @@ func (e *Engine) listNames(ctx context.Context, part storage.Partition, r storag
 		names = append(names, name)
 	}
 	return names, sp.barrier(ctx)
+}
+
+// storesPage is how many stores are read at once.
+const storesPage = 4096
+
+// Stores yields the stores that somebody has written to, ordered by their bytes, beginning behind after.
+// The zero store, which is the default one, is behind no other: a zero after is the beginning.
+func (e *Engine) Stores(ctx context.Context, after runnel.Store) iter.Seq2[runnel.Store, error] {
+	return func(yield func(runnel.Store, error) bool) {
+		from := after
+		for {
+			page, err := e.storePage(ctx, from)
+			for _, store := range page {
+				written, werr := e.written(ctx, store)
+				if werr != nil {
+					yield(runnel.Store{}, werr)
+					return
+				}
+				if written && !yield(store, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(runnel.Store{}, err)
+				return
+			}
+			if len(page) < storesPage {
+				return
+			}
+			from = page[len(page)-1]
+		}
+	}
+}
+
+// storePage reads some of the stores that storage holds.
+func (e *Engine) storePage(ctx context.Context, after runnel.Store) ([]runnel.Store, error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.operations.Done()
+	var page []runnel.Store
+	for store, err := range e.driver.Stores(ctx) {
+		if err != nil {
+			return page, storageError(err)
+		}
+		if after != (runnel.Store{}) && bytes.Compare(store[:], after[:]) <= 0 {
+			continue
+		}
+		if page = append(page, store); len(page) == storesPage {
+			break
+		}
+	}
+	return page, nil
+}
+
+// written tells whether a space of a store has a durable commit.
+func (e *Engine) written(ctx context.Context, store runnel.Store) (bool, error) {
+	for _, err := range e.Spaces(ctx, store, "", "") {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// Spaces yields the spaces of a store that somebody has written to and whose names have a prefix, ordered
+// by the bytes of their names, beginning behind the name after, which need not exist. The root space,
+// whose name is empty, is behind no other. A space stays when its last segment is gone: its positions go
+// on.
+func (e *Engine) Spaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error] {
+	return func(yield func(runnel.Space, error) bool) {
+		after := after
+		for {
+			page, err := e.spacePage(ctx, store, prefix, after)
+			if err != nil {
+				yield(runnel.Space{}, err)
+				return
+			}
+			for _, space := range page {
+				// What storage shows may not be durable yet.
+				head, err := e.head(ctx, space)
+				if err != nil {
+					yield(runnel.Space{}, err)
+					return
+				}
+				if head > 0 && !yield(space, nil) {
+					return
+				}
+			}
+			if len(page) < listPage {
+				return
+			}
+			after = page[len(page)-1].Name
+		}
+	}
+}
+
+// spacePage reads some of the spaces that storage holds, beginning behind a name.
+func (e *Engine) spacePage(ctx context.Context, store runnel.Store, prefix, after string) ([]runnel.Space, error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.operations.Done()
+	var page []runnel.Space
+	for space, err := range e.driver.Partitions(ctx, store, max(prefix, after)) {
+		if err != nil {
+			return nil, storageError(err)
+		}
+		if after != "" && space.Name <= after {
+			continue
+		}
+		if !strings.HasPrefix(space.Name, prefix) {
+			break
+		}
+		if page = append(page, space); len(page) == listPage {
+			break
+		}
+	}
+	return page, nil
 }

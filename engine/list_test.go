@@ -229,3 +229,34 @@ func TestListStopsWhenTheConsumerDoes(t *testing.T) {
 		t.Error("a listing that was given up ends without an error")
 	}
 }
+
+func TestAListCanBeGoneOverAgain(t *testing.T) {
+	w := inMemory(t)
+	s := runnel.Space{Name: "s"}
+	w.create("s/a", runnel.CreateOptions{}, "1")
+	for _, key := range []string{"1", "2"} {
+		if _, err := w.AcquireLease(ctx, s, runnel.LeaseRequest{Key: key, Holder: "h", TTL: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		move := runnel.CursorMove{Name: key, Place: 1}
+		if _, err := w.Transact(ctx, s, runnel.Transaction{Cursors: []runnel.CursorMove{move}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leases, cursors, spaces := w.Leases(ctx, s, "", ""), w.Cursors(ctx, s, "", "", ""), w.Spaces(ctx, runnel.Store{}, "", "")
+	for range 2 {
+		n := 0
+		for range leases {
+			n++
+		}
+		for range cursors {
+			n++
+		}
+		for range spaces {
+			n++
+		}
+		if n != 5 {
+			t.Fatalf("%d, want two leases, two cursors and a space", n)
+		}
+	}
+}

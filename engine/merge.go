@@ -15,11 +15,12 @@ func (e *Engine) queryMerged(ctx context.Context, s *selection) error {
 	defer cancel()
 	heads := make([]*strand, len(s.q.Sources))
 	for i, src := range s.q.Sources {
-		st := &strand{source: src}
-		if err := st.open(ctx, e, s.q); err != nil {
+		st := &strand{source: src, stop: func() {}}
+		err := st.open(ctx, e, s.q)
+		defer st.stop()
+		if err != nil {
 			return err
 		}
-		defer st.stop()
 		heads[i] = st
 	}
 	for {
@@ -61,12 +62,15 @@ func (st *strand) open(ctx context.Context, e *Engine, q *runnel.Query) error {
 	if err != nil {
 		return err
 	}
+	if after := st.source.After; after > last && after != uint64(runnel.LatestPosition) {
+		return r.beyond(after, last)
+	}
 	if st.end = last; last == 0 {
-		st.stop, st.done = func() {}, true
+		st.done = true
 		return nil
 	}
 	one := runnel.Query{Sources: []runnel.Source{st.source}, Since: q.Since, Until: q.Until, Through: last}
-	st.next, st.stop = iter.Pull2(e.Query(ctx, one))
+	st.next, st.stop = iter.Pull2(e.querySome(ctx, one, true))
 	return st.advance()
 }
 
@@ -102,7 +106,7 @@ func (e *Engine) followMerged(ctx context.Context, cancel context.CancelFunc, s 
 		}
 		one := runnel.Query{Sources: []runnel.Source{src}, Since: s.q.Since, Until: s.q.Until, Follow: true}
 		work.Go(func() {
-			for b, err := range e.Query(ctx, one) {
+			for b, err := range e.querySome(ctx, one, true) {
 				if !send(arrival{SpaceBatch: b, err: err}) || err != nil {
 					return
 				}

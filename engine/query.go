@@ -17,14 +17,18 @@ import (
 // backwards the first entry of a batch is the latest.
 //
 // It fails with runnel.ErrInvalid, and with the errors of Read, Wait, ReadSpace and WaitSpace. A query of
-// a segment renews its TTL, one of a space none.
+// a segment renews its TTL when it reads entries, one of a space none.
 func (e *Engine) Query(ctx context.Context, q runnel.Query) iter.Seq2[runnel.SpaceBatch, error] {
+	return e.querySome(ctx, q, false)
+}
+
+func (e *Engine) querySome(ctx context.Context, q runnel.Query, parked bool) iter.Seq2[runnel.SpaceBatch, error] {
 	return func(yield func(runnel.SpaceBatch, error) bool) {
 		if err := q.Validate(); err != nil {
 			yield(runnel.SpaceBatch{}, err)
 			return
 		}
-		s := &selection{q: &q, left: q.Limit, yield: yield}
+		s := &selection{q: &q, left: q.Limit, yield: yield, parked: parked}
 		if err := e.query(ctx, s); err != nil && !errors.Is(err, errEnough) {
 			yield(runnel.SpaceBatch{}, err)
 		}
@@ -42,7 +46,14 @@ func (e *Engine) query(ctx context.Context, s *selection) error {
 	if src := &s.q.Sources[0]; src.Segment != "" {
 		r = &segmentReel{e: e, addr: src.Space.Segment(src.Segment), id: src.ID}
 	} else {
-		r = &spaceReel{e: e, space: src.Space}
+		r = &spaceReel{e: e, space: src.Space, parked: s.parked}
+		if s.q.Follow {
+			sp, err := e.follow(ctx, src.Space)
+			if err != nil {
+				return err
+			}
+			defer sp.unfollow()
+		}
 	}
 	return e.queryReel(ctx, s, r)
 }
@@ -51,12 +62,17 @@ func (e *Engine) query(ctx context.Context, s *selection) error {
 type selection struct {
 	q     *runnel.Query
 	left  uint64 // of the limit
+	taken bool   // something has been read
 	yield func(runnel.SpaceBatch, error) bool
+	// parked says that the query is one of several that are merged, of which each waits for its turn with
+	// what it has read.
+	parked bool
 }
 
 // take hands a batch to the consumer, as far as it is selected. Batches come in the order of their times,
 // or against it. It returns errEnough when no batch after this one is wanted.
 func (s *selection) take(b runnel.SpaceBatch) error {
+	s.taken = true
 	at := b.Entry(0).Time // all entries of a batch share it
 	early, late := at.Before(s.q.Since), !s.q.Until.IsZero() && !at.Before(s.q.Until)
 	switch {
@@ -90,6 +106,8 @@ func (s *selection) take(b runnel.SpaceBatch) error {
 type reel interface {
 	// ends returns the first and the last place there are at this moment, and whether no more follow.
 	ends(ctx context.Context) (first, last uint64, closed bool, err error)
+	// beyond says that a place is beyond the last.
+	beyond(after, last uint64) error
 	// at returns the place before the first entry of a time or later.
 	at(ctx context.Context, t time.Time) (uint64, error)
 	// back returns a place before another one, which few entries lie between, or first.
@@ -114,6 +132,8 @@ func (e *Engine) queryReel(ctx context.Context, s *selection, r reel) error {
 		after = first
 	case after == uint64(runnel.Latest):
 		after = last
+	case after > last:
+		return r.beyond(after, last)
 	}
 	if !q.Since.IsZero() {
 		since, err := r.at(ctx, q.Since)
@@ -152,7 +172,20 @@ func (s *selection) bound(last uint64) uint64 {
 	return last
 }
 
+// forwards yields what lies between two places. Where no place was asked for and the first entries go
+// away before they are read, it begins with those that follow.
 func (s *selection) forwards(ctx context.Context, r reel, after, through uint64) error {
+	for {
+		err := s.forwardsFrom(ctx, r, after, through)
+		trimmed, ok := errors.AsType[*runnel.TrimmedError](err)
+		if !ok || s.q.Sources[0].After != 0 || s.taken {
+			return err
+		}
+		after = uint64(trimmed.Earliest)
+	}
+}
+
+func (s *selection) forwardsFrom(ctx context.Context, r reel, after, through uint64) error {
 	if after >= through {
 		return nil
 	}
@@ -168,26 +201,51 @@ func (s *selection) forwards(ctx context.Context, r reel, after, through uint64)
 }
 
 func (s *selection) backwards(ctx context.Context, r reel, after, through uint64) error {
+	step := through // most places to go back at once
 	for through > after {
 		from, err := r.back(ctx, after, through)
 		if err != nil {
 			return err
 		}
-		var page []runnel.SpaceBatch
-		for b, err := range r.read(ctx, from, through) {
-			if err != nil {
-				return err
-			}
-			page = append(page, b)
+		from = max(from, through-min(step, through))
+		page, fits, err := pageOf(ctx, r, from, through)
+		if trimmed, ok := errors.AsType[*runnel.TrimmedError](err); ok && s.q.Sources[0].After == 0 {
+			after = uint64(trimmed.Earliest) // the rest is gone
+			continue
 		}
-		for _, b := range slices.Backward(page) {
+		if err != nil {
+			return err
+		}
+		if !fits {
+			step = (through - from) / 2
+			continue
+		}
+		for i, b := range slices.Backward(page) {
+			page[i] = runnel.SpaceBatch{}
 			if err := s.take(b); err != nil {
 				return err
 			}
 		}
+		step = max(step, 2*(through-from))
 		through = from
 	}
 	return nil
+}
+
+// pageOf reads what lies between two places, unless that is several batches and more than backMost bytes.
+func pageOf(ctx context.Context, r reel, from, through uint64) (page []runnel.SpaceBatch, fits bool, err error) {
+	size := 0
+	for b, err := range r.read(ctx, from, through) {
+		if err != nil {
+			return nil, false, err
+		}
+		size += len(b.Payloads())
+		if size > backMost && through-from > 1 {
+			return nil, false, nil
+		}
+		page = append(page, b)
+	}
+	return page, true, nil
 }
 
 // lastOf returns the place before the last n entries between two places.
@@ -285,15 +343,21 @@ func (r *segmentReel) ends(ctx context.Context) (first, last uint64, closed bool
 	return uint64(info.Earliest), uint64(info.Tail), info.Closed, nil
 }
 
+func (r *segmentReel) beyond(after, last uint64) error {
+	return &runnel.BeyondTailError{Segment: r.addr, From: runnel.Sequence(after), Tail: runnel.Sequence(last)}
+}
+
 func (r *segmentReel) at(ctx context.Context, t time.Time) (uint64, error) {
 	seq, err := r.e.SequenceAt(ctx, r.addr, t)
 	return uint64(seq), err
 }
 
-// backBytes and backEntries are about how much a query that goes backwards reads at a time.
+// backBytes and backEntries are about how much a query that goes backwards reads at a time, and backMost
+// is how much it keeps at most, unless one entry is larger.
 const (
 	backBytes   = 1 << 20
 	backEntries = 4096
+	backMost    = 4 * backBytes
 )
 
 func (r *segmentReel) back(_ context.Context, first, from uint64) (uint64, error) {
@@ -328,13 +392,19 @@ func (r *segmentReel) wait(ctx context.Context, after uint64) error {
 
 // spaceReel is the timeline of a space.
 type spaceReel struct {
-	e     *Engine
-	space runnel.Space
+	e      *Engine
+	space  runnel.Space
+	reader *timelineReader // has come to where the last read ended
+	parked bool            // the consumer keeps others waiting with what it has been given
 }
 
 func (r *spaceReel) ends(ctx context.Context) (first, last uint64, closed bool, err error) {
 	head, err := r.e.head(ctx, r.space)
 	return 0, uint64(head), false, err
+}
+
+func (r *spaceReel) beyond(after, last uint64) error {
+	return &runnel.BeyondHeadError{Space: r.space, From: runnel.Position(after), Head: runnel.Position(last)}
 }
 
 func (r *spaceReel) at(ctx context.Context, t time.Time) (uint64, error) {
@@ -380,27 +450,19 @@ func (r *spaceReel) back(ctx context.Context, first, from uint64) (uint64, error
 
 func (r *spaceReel) read(ctx context.Context, after, through uint64) iter.Seq2[runnel.SpaceBatch, error] {
 	return func(yield func(runnel.SpaceBatch, error) bool) {
-		t, err := r.e.ReadSpace(ctx, r.space, runnel.Position(after))
-		if err != nil {
-			yield(runnel.SpaceBatch{}, err)
-			return
+		if r.reader == nil || r.reader.at != runnel.Position(after) {
+			r.reader = r.e.timelineReader(r.space, runnel.Position(after))
+			r.reader.parked = r.parked
 		}
-		for b, err := range t.Batches {
+		r.reader.read(ctx, runnel.Position(through), func(b runnel.SpaceBatch, err error) bool {
 			if err != nil {
-				yield(b, err)
-				return
+				return yield(b, err)
 			}
-			first := uint64(b.Entry(0).Position)
-			if first > through {
-				return
-			}
-			if last := first + uint64(b.Len()) - 1; last > through {
+			if first := uint64(b.Entry(0).Position); first+uint64(b.Len())-1 > through {
 				b.Batch = firstOf(b.Batch, int(through+1-first))
 			}
-			if !yield(b, nil) {
-				return
-			}
-		}
+			return yield(b, nil)
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -210,9 +212,14 @@ func TestAQueryIsCheckedBeforeItIsRun(t *testing.T) {
 	src.After = 1
 	_, err = w.query(runnel.Query{Sources: []runnel.Source{src}})
 	wantError(t, err, runnel.ErrTrimmed)
-	src.After = 4
-	_, err = w.query(runnel.Query{Sources: []runnel.Source{src}, Follow: true})
-	wantError(t, err, runnel.ErrBeyondTail)
+	beyond := ofSpace("s")
+	src.After, beyond.After = 4, 100
+	for _, of := range []runnel.Source{src, beyond} {
+		for _, follow := range []bool{false, true} {
+			_, err = w.query(runnel.Query{Sources: []runnel.Source{of}, Follow: follow})
+			wantError(t, err, runnel.ErrBeyondTail)
+		}
+	}
 	src.ID = 12345
 	_, err = w.query(runnel.Query{Sources: []runnel.Source{src}})
 	wantError(t, err, runnel.ErrNotFound)
@@ -311,6 +318,22 @@ func TestAQueryThatFollowsEnds(t *testing.T) {
 		}
 		if now := time.Now(); !now.Equal(until) {
 			t.Errorf("it took until %v, not %v", now, until)
+		}
+	})
+}
+
+func TestAQueryOfSeveralSpacesThatCannotBeginLeavesNothingBehind(t *testing.T) {
+	bubble(t, func(t *testing.T) { // which ends only when nothing is left running in it
+		w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: 1})
+		for _, path := range []string{"s/a", "t/a"} {
+			w.create(path, runnel.CreateOptions{}, "1")
+		}
+		w.driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Scan && c.Partition.Name == "t" },
+			Then: faulty.Before(errors.New("the disk is gone")),
+		})
+		if _, err := w.query(runnel.Query{Sources: []runnel.Source{ofSpace("s"), ofSpace("t")}}); err == nil {
+			t.Error("storage failed, and the query did not")
 		}
 	})
 }

@@ -162,6 +162,10 @@ func (e *Engine) runs(ctx context.Context, sp *space, st *state, after, through 
 		for at < through {
 			if cached := st.inc.cached(at, through); len(cached) > 0 {
 				for _, run := range cached {
+					if e.isClosing() {
+						yield(nil, runnel.ErrShutdown)
+						return
+					}
 					if run = run.After(at).Through(through); !yield(run, nil) {
 						return
 					}
@@ -215,15 +219,13 @@ func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence
 		e.large.Release(held)
 	}()
 	for at < through {
-		select {
-		case <-e.closed:
-			return at, false, runnel.ErrShutdown
-		default:
-		}
 		if held > 0 {
 			pg.shrink()
 			e.large.Release(held)
 			held = 0
+		}
+		if e.isClosing() {
+			return at, false, runnel.ErrShutdown
 		}
 		need, err := pg.fill(ctx, e.driver, h, at, through, 0, pageBytes)
 		if err == nil && need > 0 {
@@ -236,6 +238,9 @@ func (e *Engine) scan(ctx context.Context, h holder, at, through runnel.Sequence
 		}
 		start := 0
 		for i := range pg.runs {
+			if e.isClosing() {
+				return at, false, runnel.ErrShutdown
+			}
 			value := pg.bytes[start:pg.runs[i].end:pg.runs[i].end]
 			start = pg.runs[i].end
 			if use == keep {

@@ -13,7 +13,9 @@ import (
 // rows holds such rows by their keys in storage. sp.mu guards it.
 type rows struct {
 	known     map[string]*row
-	forgotten uint64 // how many have left memory
+	forgotten uint64         // how many have left memory
+	held      map[string]int // how many operations need a row to stay in memory
+	most      int            // how many there may be before some are forgotten; 0 is maxRows
 }
 
 // row is one of them, as staged.
@@ -30,13 +32,14 @@ func (r *rows) note(key string, to *row) {
 	if r.known == nil {
 		r.known = make(map[string]*row)
 	}
-	if len(r.known) >= maxRows && r.known[key] == nil {
+	if len(r.known) >= max(r.most, maxRows) && r.known[key] == nil {
 		for key, row := range r.known {
-			if row.batch == nil || row.batch.finished() {
+			if r.held[key] == 0 && (row.batch == nil || row.batch.finished()) {
 				delete(r.known, key)
 				r.forgotten++
 			}
 		}
+		r.most = 2 * len(r.known) // so that looking for some is little work for each row
 	}
 	r.known[key] = to
 }
@@ -45,6 +48,35 @@ func (r *rows) note(key string, to *row) {
 func (r *rows) forget() {
 	r.known = nil
 	r.forgotten++
+}
+
+// heldRows are rows that an operation needs together.
+type heldRows struct {
+	sp   *space
+	keys []string
+}
+
+// load brings a row into memory, where it stays until release.
+func (h *heldRows) load(ctx context.Context, key []byte) error {
+	h.sp.mu.Lock()
+	if h.sp.rows.held == nil {
+		h.sp.rows.held = make(map[string]int)
+	}
+	h.sp.rows.held[string(key)]++
+	h.sp.mu.Unlock()
+	h.keys = append(h.keys, string(key))
+	return h.sp.loadRow(ctx, key)
+}
+
+func (h *heldRows) release() {
+	h.sp.mu.Lock()
+	defer h.sp.mu.Unlock()
+	held := h.sp.rows.held
+	for _, key := range h.keys {
+		if held[key]--; held[key] == 0 {
+			delete(held, key)
+		}
+	}
 }
 
 // loadRow brings a row into memory.

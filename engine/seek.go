@@ -32,7 +32,13 @@ func (e *Engine) SequenceAt(ctx context.Context, addr runnel.Segment, t time.Tim
 			return 0, err
 		}
 		at, err := e.seek(ctx, seg.sp, st, earliest, ceilMicros(t))
-		return at, seg.sp.moved(ctx, err)
+		if err = seg.sp.moved(ctx, err); err != nil {
+			err = e.explain(ctx, addr, st, earliest, err)
+		}
+		if errors.Is(err, runnel.ErrTrimmed) {
+			err = errRetry // no place was asked for that is gone
+		}
+		return at, err
 	})
 }
 
@@ -64,13 +70,16 @@ func (e *Engine) seek(ctx context.Context, sp *space, st *state, from runnel.Seq
 
 // placeOf returns the place, and the last sequence, of the run that holds the entry after a place.
 func (e *Engine) placeOf(ctx context.Context, sp *space, st *state, at runnel.Sequence) (record.Place, runnel.Sequence, error) {
+	return e.placeIn(ctx, extentOf(sp, st, at), st, at)
+}
+
+func (e *Engine) placeIn(ctx context.Context, h holder, st *state, at runnel.Sequence) (record.Place, runnel.Sequence, error) {
 	if runs := st.inc.cached(at, at+1); len(runs) > 0 {
 		return runs[0].Place(), runs[0].Last(), nil
 	}
 	if err := e.Err(); err != nil {
 		return record.Place{}, 0, err
 	}
-	h := extentOf(sp, st, at)
 	head, last, err := e.headAfter(ctx, h, at)
 	if err == nil && head.First > at+1 {
 		err = errMissing
@@ -113,6 +122,7 @@ func (e *Engine) PositionAt(ctx context.Context, part runnel.Space, t time.Time)
 	}
 	defer e.operations.Done()
 	low, high := runnel.Position(0), head
+	var boundary *record.Commit // the first one that ends at the time or later
 	for low < high {
 		if err := e.Err(); err != nil {
 			return 0, err
@@ -126,10 +136,63 @@ func (e *Engine) PositionAt(ctx context.Context, part runnel.Space, t time.Time)
 		case c.Micros < ceilMicros(t):
 			low = min(last, high)
 		default:
+			boundary = c
 			high = min(max(c.First-1, low), low+(high-low)/2)
 		}
 	}
-	return low, nil
+	if boundary == nil {
+		return low, nil
+	}
+	return e.seekIn(ctx, part, boundary, low, ceilMicros(t))
+}
+
+// seekIn moves a place beyond the entries of a commit that precede a time. A commit has the time of the
+// last write in it, and each run that of its own.
+func (e *Engine) seekIn(ctx context.Context, part runnel.Space, c *record.Commit, at runnel.Position, micros int64) (runnel.Position, error) {
+	r := e.timelineReader(part, at)
+	sources := make(map[uint64]*source)
+	low, high := 0, len(c.Changes)
+	for low < high {
+		// What is gone has no time: the next change that has one decides.
+		i, when, err := low+(high-low)/2, int64(0), errMissing
+		for ; i < high; i++ {
+			if when, err = r.timeOf(ctx, sources, &c.Changes[i]); !errors.Is(err, errMissing) {
+				break
+			}
+		}
+		switch {
+		case i == high:
+			high = low + (high-low)/2
+		case err != nil:
+			return 0, err
+		case when < micros:
+			low, at = i+1, max(at, c.Changes[i].End())
+		default:
+			high = low + (high-low)/2
+		}
+	}
+	return at, nil
+}
+
+// timeOf returns the time of what an append brought, and errMissing if that is gone.
+func (r *timelineReader) timeOf(ctx context.Context, sources map[uint64]*source, ch *record.Change) (int64, error) {
+	if ch.Kind != record.Appended {
+		return 0, errMissing
+	}
+	src := sources[ch.Segment]
+	if src == nil {
+		var err error
+		if src, err = r.open(ctx, ch.Segment); err != nil {
+			return 0, err
+		}
+		sources[ch.Segment] = src
+	}
+	before := ch.Last - runnel.Sequence(ch.Count)
+	if src.st == nil || src.earliest >= ch.Last {
+		return 0, errMissing
+	}
+	place, _, err := r.e.placeIn(ctx, holder{part: r.space, id: src.st.inc.id, through: ch.Last}, src.st, max(before, src.earliest))
+	return place.Micros, err
 }
 
 // commitAfter reads the first commit of a space that reaches beyond a place.

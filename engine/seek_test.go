@@ -2,11 +2,13 @@ package engine_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -76,5 +78,74 @@ func TestAPlaceIsFoundByTime(t *testing.T) {
 	wantError(t, err, runnel.ErrNotFound)
 	if p, err := w.PositionAt(ctx, runnel.Space{Name: "none"}, time.Now()); err != nil || p != 0 {
 		t.Fatal(p, err)
+	}
+}
+
+func TestAPlaceIsFoundInsideACommitOfSeveralWrites(t *testing.T) {
+	for name, cache := range map[string]int64{"in memory": 0, "in storage": 1} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: cache})
+				for _, path := range []string{"s/a", "s/b", "s/gone"} {
+					w.create(path, runnel.CreateOptions{})
+				}
+				release := w.blocked("s")
+				var writes []<-chan error
+				began := time.Now()
+				for i := range 9 {
+					path := []string{"s/a", "s/gone", "s/b"}[i%3]
+					writes = append(writes, later(func() error {
+						_, err := w.tryAppend(path, runnel.AppendOptions{}, fmt.Sprint(i))
+						return err
+					}))
+					pass(time.Second)
+				}
+				release()
+				for _, write := range writes {
+					wantError(t, <-write, nil)
+				}
+				w.delete("s/gone")
+				pass(time.Minute)
+				for i := range 11 {
+					var want []string
+					for k := range min(i, 9) {
+						if k%3 != 1 {
+							want = append(want, fmt.Sprintf("s/%s:%d", []string{"a", "", "b"}[k%3], k))
+						}
+					}
+					got := w.mustQuery(runnel.Query{Sources: []runnel.Source{ofSpace("s")}, Until: began.Add(time.Duration(i) * time.Second)})
+					if !slices.Equal(got, want) {
+						t.Fatalf("until second %d: %s, want %s", i, short(got), short(want))
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAPlaceIsLookedForInASegmentThatGoesAway(t *testing.T) {
+	for name, tc := range map[string]struct {
+		do   func(w *world)
+		want error
+	}{
+		"deleted": {func(w *world) { w.delete("s/a") }, runnel.ErrNotFound},
+		"trimmed": {func(w *world) { w.append("s/a", numbered("more", 40)...) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: 1})
+				w.create("s/a", runnel.CreateOptions{Retention: runnel.Retention{Entries: 20}})
+				for i := range 20 {
+					w.append("s/a", fmt.Sprint(i))
+					pass(time.Second)
+				}
+				w.once(func(c faulty.Call) bool { return c.Op == faulty.Scan && c.Range.From[0] == 'e' }, func() {
+					tc.do(w)
+					pass(time.Minute)
+				})
+				_, err := w.SequenceAt(ctx, at("s/a"), time.Now().Add(-time.Hour))
+				wantError(t, err, tc.want)
+			})
+		})
 	}
 }

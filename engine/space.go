@@ -39,14 +39,18 @@ type space struct {
 	// committing says that the committer runs, and inFlight is what it is committing.
 	committing bool
 	inFlight   *batch
-	// head is the last position that is durable; reached is closed when it moves, nil when nobody waits.
-	head    runnel.Position
-	reached chan struct{}
+	// head is the last position that is durable, and headTime when it was given, in microseconds; reached
+	// is closed when they move, nil when nobody waits.
+	head     runnel.Position
+	headTime int64
+	reached  chan struct{}
 	// followers counts those who follow the timeline, for whom its latest part is kept.
 	followers int
 	recent    recent
-	// version is the guard's, on a driver that other processes may write too.
+	// version is the guard's, on a driver that other processes may write too, and looked the time before
+	// it was read last: what others had written by then is known.
 	version storage.Version
+	looked  int64
 }
 
 // gate lets one in at a time, who may take long. It is a lock that does not outlast a context.
@@ -156,13 +160,14 @@ func (sp *space) ensure(ctx context.Context) error {
 	sp.position, sp.clock, sp.version = position, max(clock, sp.clock), version
 	sp.loaded = true
 	sp.recent = recent{after: position}
-	sp.reach(position)
+	sp.reach(position, clock)
 	return nil
 }
 
 // refresh reads the guard, and forgets what is in memory if another process has written since.
 func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
 	for {
+		now := sp.time()
 		version, _, err := sp.e.driver.Guard(ctx, sp.part)
 		if err != nil {
 			return 0, storageError(err)
@@ -172,8 +177,12 @@ func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
 		if flight == nil && sp.loaded && sp.version < version {
 			sp.forget(errRetry)
 		}
+		known := flight == nil || version <= flight.Expect
+		if known {
+			sp.looked = max(sp.looked, now)
+		}
 		sp.mu.Unlock()
-		if flight == nil || version <= flight.Expect {
+		if known {
 			return version, nil
 		}
 		// The batch in flight has happened, and others may have shown it, or somebody else has won against
@@ -184,6 +193,13 @@ func (sp *space) refresh(ctx context.Context) (storage.Version, error) {
 			return 0, ctx.Err()
 		}
 	}
+}
+
+// time is what a commit would be given if it were staged now.
+func (sp *space) time() int64 {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return max(sp.e.now(), sp.clock)
 }
 
 // readHead finds the last position and time that the space has given.

@@ -79,18 +79,12 @@ func (w *statusWatcher) note(part runnel.Space, all []touched) {
 // fallen behind.
 func (w *statusWatcher) take() (changed []runnel.Segment, behind bool) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	paths := make([]string, 0, len(w.changed))
-	for path := range w.changed {
-		paths = append(paths, path)
+	all, behind := w.changed, w.behind
+	w.changed, w.behind = make(map[string]runnel.Segment), false
+	w.mu.Unlock()
+	for _, path := range slices.Sorted(maps.Keys(all)) { // while commits may go on
+		changed = append(changed, all[path])
 	}
-	slices.Sort(paths)
-	for _, path := range paths {
-		changed = append(changed, w.changed[path])
-	}
-	behind = w.behind
-	clear(w.changed)
-	w.behind = false
 	return changed, behind
 }
 
@@ -127,7 +121,7 @@ func (e *Engine) WatchSegments(ctx context.Context, store runnel.Store, prefix s
 		if !e.limits.Exclusive {
 			t.known = make(map[string]runnel.Info)
 		}
-		if err := t.tell(ctx); err != nil {
+		if err := t.tell(ctx); err != nil && !t.done {
 			yield(runnel.Status{}, err)
 		}
 	}
@@ -155,13 +149,13 @@ func (t *statusTeller) tell(ctx context.Context) error {
 		return err
 	}
 	t.say(runnel.Status{Live: true, Mark: true})
+	var poll <-chan time.Time
+	if t.known != nil {
+		ticker := time.NewTicker(t.e.cfg.PollInterval)
+		defer ticker.Stop()
+		poll = ticker.C
+	}
 	for !t.done {
-		var poll <-chan time.Time
-		if t.known != nil {
-			timer := time.NewTimer(t.e.cfg.PollInterval)
-			defer timer.Stop()
-			poll = timer.C
-		}
 		select {
 		case <-t.w.wake:
 			if err := t.changes(ctx); err != nil {

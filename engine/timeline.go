@@ -55,6 +55,25 @@ func (e *Engine) ReadSpace(ctx context.Context, space runnel.Space, from runnel.
 	return t, nil
 }
 
+// StatSpace describes a space. One that nobody has written to is empty; asking does not make it.
+func (e *Engine) StatSpace(ctx context.Context, space runnel.Space) (runnel.SpaceInfo, error) {
+	if err := space.Validate(); err != nil {
+		return runnel.SpaceInfo{}, err
+	}
+	sp, err := e.enter(ctx, space)
+	if err != nil {
+		return runnel.SpaceInfo{}, err
+	}
+	defer sp.leave()
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	in := runnel.SpaceInfo{Space: space, Head: sp.head}
+	if sp.head > 0 {
+		in.Time = time.UnixMicro(sp.headTime).UTC()
+	}
+	return in, nil
+}
+
 // head returns the last position of a space that is durable.
 func (e *Engine) head(ctx context.Context, space runnel.Space) (runnel.Position, error) {
 	sp, err := e.enter(ctx, space)
@@ -67,8 +86,8 @@ func (e *Engine) head(ctx context.Context, space runnel.Space) (runnel.Position,
 	return sp.head, nil
 }
 
-// WaitSpace returns the head of a space when it is beyond a place: at once if it is so already. Not
-// every change of the head is an entry.
+// WaitSpace returns the head of a space when it is beyond a place: at once if it is so already. After
+// may be runnel.LatestPosition, which is the head at the call. Not every change of the head is an entry.
 //
 // It fails with ctx.Err(), and with runnel.ErrShutdown when the engine closes.
 func (e *Engine) WaitSpace(ctx context.Context, space runnel.Space, after runnel.Position) (runnel.Position, error) {
@@ -79,6 +98,11 @@ func (e *Engine) WaitSpace(ctx context.Context, space runnel.Space, after runnel
 		sp, err := e.enter(ctx, space)
 		if err != nil {
 			return 0, err
+		}
+		if after == runnel.LatestPosition {
+			sp.mu.Lock()
+			after = sp.head
+			sp.mu.Unlock()
 		}
 		head, err := sp.waitHead(ctx, after)
 		sp.leave()
@@ -204,12 +228,12 @@ func (sp *space) advance(b *batch) {
 	if sp.followers > 0 {
 		sp.recent.add(b.changes)
 	}
-	sp.reach(b.last)
+	sp.reach(b.last, b.micros)
 }
 
 // reach moves the durable head, and wakes those who wait for that. It is called with sp.mu held.
-func (sp *space) reach(head runnel.Position) {
-	sp.head = head
+func (sp *space) reach(head runnel.Position, micros int64) {
+	sp.head, sp.headTime = head, micros
 	if sp.reached != nil {
 		close(sp.reached)
 		sp.reached = nil
@@ -223,6 +247,9 @@ type timelineReader struct {
 	at    runnel.Position
 	names map[uint64]string // of segments, by id; they never change
 	held  int64             // of e.large
+	// parked readers wait for each other's consumers. None of them keeps the room for a large entry
+	// longer than it takes to read it, or the others would never come to theirs.
+	parked bool
 }
 
 // knownNames is how many names a reader remembers.
@@ -293,7 +320,7 @@ func (r *timelineReader) changes(ctx context.Context, head runnel.Position) ([]r
 	}
 	var changes []record.Change
 	entries := uint64(0)
-	rows := storage.Range{From: commitKey(nil, r.at+1), To: commitKey(nil, head+1)}
+	rows := storage.Range{From: commitKey(nil, r.at+1), To: []byte{keyCommit + 1}} // the head may be inside the last one
 	for pair, err := range r.e.driver.Scan(ctx, r.space, rows) {
 		if err != nil {
 			return nil, 0, storageError(err)
@@ -303,13 +330,17 @@ func (r *timelineReader) changes(ctx context.Context, head runnel.Position) ([]r
 			return nil, 0, err
 		}
 		for i := range c.Changes {
-			if ch := &c.Changes[i]; ch.Kind == record.Appended && ch.End() > r.at {
+			if ch := &c.Changes[i]; ch.Kind == record.Appended && ch.End() > r.at && ch.Position <= head {
 				changes = append(changes, *ch)
 				entries += ch.Count
 			}
 		}
+		through := runnel.Position(binary.BigEndian.Uint64(pair.Key[1:]))
+		if through >= head {
+			break
+		}
 		if len(changes) >= timelineChanges || entries >= timelineEntries {
-			return changes, runnel.Position(binary.BigEndian.Uint64(pair.Key[1:])), nil
+			return changes, through, nil
 		}
 	}
 	return changes, head, nil
@@ -344,6 +375,9 @@ func (r *timelineReader) recent(head runnel.Position) ([]record.Change, bool) {
 func (r *timelineReader) change(ctx context.Context, src *source, ch *record.Change, ahead int, yield func(runnel.SpaceBatch, error) bool) (more bool, err error) {
 	before := ch.Last - runnel.Sequence(ch.Count) // the sequence of position ch.Position-1
 	for src.st != nil && r.at < ch.End() {
+		if r.e.isClosing() {
+			return false, runnel.ErrShutdown
+		}
 		at := max(before, src.earliest)
 		if r.at >= ch.Position {
 			at = max(at, before+runnel.Sequence(r.at-ch.Position)+1)
@@ -364,6 +398,9 @@ func (r *timelineReader) change(ctx context.Context, src *source, ch *record.Cha
 			return false, fmt.Errorf("%w: the timeline of space %q and segment %q differ after sequence %d", record.ErrCorrupt, r.space.Name, src.addr.Name, at)
 		}
 		r.at = run.Place().Position + runnel.Position(run.Len()) - 1
+		if run.Last() == src.runs[0].Last() {
+			src.drop() // nobody but the consumer keeps it
+		}
 		if !yield(runnel.SpaceBatch{Segment: src.addr, ID: src.st.inc.id, Batch: run}, nil) {
 			return false, nil
 		}
@@ -379,6 +416,12 @@ type source struct {
 	earliest runnel.Sequence
 	through  runnel.Sequence // the last entry that is on the page
 	runs     []*record.Run   // in memory, in order
+}
+
+// drop forgets the first run.
+func (src *source) drop() {
+	src.runs[0] = nil
+	src.runs = src.runs[1:]
 }
 
 // open looks at a segment as it is now.
@@ -463,7 +506,7 @@ func wrapRead(err error) error {
 // next returns the run that holds the entry after a place.
 func (r *timelineReader) next(ctx context.Context, src *source, at runnel.Sequence, ahead int) (*record.Run, error) {
 	for len(src.runs) > 0 && src.runs[0].Last() <= at {
-		src.runs = src.runs[1:]
+		src.drop()
 	}
 	if len(src.runs) == 0 {
 		if src.runs = src.st.inc.cached(at, src.through); len(src.runs) == 0 {
@@ -507,6 +550,9 @@ func (r *timelineReader) fill(ctx context.Context, src *source, at runnel.Sequen
 		}
 		start = p.end
 		src.runs = append(src.runs, run)
+	}
+	if r.parked {
+		r.letGo()
 	}
 	if len(src.runs) == 0 {
 		return errMissing

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -361,5 +363,102 @@ func TestATimelineIsTheCommitsOnWhateverStorage(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// heap is how much memory is in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// largeLog is a space of segments with one large entry each, none of which is in memory.
+func largeLog(t *testing.T, segments, size int) *world {
+	t.Helper()
+	w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: 1})
+	payload := big("x", size)
+	for i := range segments {
+		w.create(fmt.Sprint("s/", i), runnel.CreateOptions{}, payload)
+	}
+	return w
+}
+
+func TestAReaderOfASpaceHoldsLittleInMemory(t *testing.T) {
+	const segments, size = 16, 5 << 20
+	for name, q := range map[string]runnel.Query{
+		"forwards":  {Sources: []runnel.Source{ofSpace("s")}},
+		"backwards": {Sources: []runnel.Source{ofSpace("s")}, Backwards: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := largeLog(t, segments, size)
+			before, n := heap(), 0
+			for _, err := range w.Query(ctx, q) {
+				wantError(t, err, nil)
+				if n++; n%8 == 0 {
+					if held := heap() - before; held > 6*size {
+						t.Fatalf("%d MiB are held at entry %d", held>>20, n)
+					}
+				}
+			}
+			if n != segments {
+				t.Fatalf("%d entries, want %d", n, segments)
+			}
+		})
+	}
+}
+
+func TestClosingDoesNotWaitForASlowReaderToReadOn(t *testing.T) {
+	read := map[string]func(w *world) iter.Seq[error]{
+		"of a space": func(w *world) iter.Seq[error] {
+			return func(yield func(error) bool) {
+				v, _ := w.ReadSpace(ctx, runnel.Space{Name: "s"}, 0)
+				for _, err := range v.Batches {
+					if !yield(err) {
+						return
+					}
+				}
+			}
+		},
+		"of a segment": func(w *world) iter.Seq[error] {
+			return func(yield func(error) bool) {
+				v, _ := w.Read(ctx, at("s/a"), 0, 0)
+				for _, err := range v.Batches {
+					if !yield(err) {
+						return
+					}
+				}
+			}
+		},
+	}
+	for name, entries := range read {
+		for _, cache := range []int64{0, 1} {
+			t.Run(fmt.Sprintf("%s, cache of %d", name, cache), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newWorld(t, new(memory.Driver), engine.Config{TailCacheBytes: cache})
+					w.create("s/a", runnel.CreateOptions{})
+					for range 20 {
+						w.append("s/a", "x")
+					}
+					n, last := 0, error(nil)
+					var closed <-chan error
+					for err := range entries(w) {
+						if last = err; err != nil {
+							break
+						}
+						if n++; n == 3 {
+							closed = later(w.Close)
+						}
+						pass(time.Minute)
+					}
+					wantError(t, last, runnel.ErrShutdown)
+					if n != 3 {
+						t.Errorf("it was given %d entries", n)
+					}
+					wantError(t, <-closed, nil)
+				})
+			})
+		}
 	}
 }

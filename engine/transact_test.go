@@ -228,3 +228,34 @@ func TestATransactionIsAllOrNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestARefusedCommitIsToldWhenWhatStandsForItIsDurable(t *testing.T) {
+	one := runnel.Write{Segment: "new", Records: records("1")}
+	for name, refused := range map[string]runnel.Transaction{
+		"for its second write": {Writes: []runnel.Write{one, {Segment: "closed", Records: records("1")}}},
+		"for its cursor":       {Writes: []runnel.Write{one}, Cursors: []runnel.CursorMove{{Name: "c", Expect: new(uint64(7))}}},
+		"for its second cursor": {Cursors: []runnel.CursorMove{
+			{Segment: "new", Name: "c"}, {Name: "c", Expect: new(uint64(7))},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := inMemory(t)
+				w.create("s/closed", runnel.CreateOptions{Closed: true})
+				release := w.blocked("s")
+				created := later(func() error { _, err := w.tryCreate("s/new", runnel.CreateOptions{}); return err })
+				pending(t, created, "the creation")
+				// Without the segment that is being created, the commit would be refused for that.
+				told := later(func() error { _, err := w.Transact(ctx, runnel.Space{Name: "s"}, refused); return err })
+				pending(t, told, "the commit")
+				release()
+				if err := <-created; err != nil {
+					t.Fatal(err)
+				}
+				if err := <-told; err == nil || errors.Is(err, runnel.ErrNotFound) {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
