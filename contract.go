@@ -1,0 +1,68 @@
+package runnel
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// Log is every operation of the log. An engine is one, and so is a connection to a server; access control
+// and telemetry wrap one. Whoever needs less declares the smaller interface that it needs.
+//
+// On every Log the same call is answered with the same results, in the same order, and fails with errors
+// of the same types; the methods of engine.Engine say which. Over a network two things are added: an
+// operation that cannot reach the server fails with ErrUnavailable, and a write whose answer was lost
+// with ErrUnknown.
+//
+// Records belong to the caller again when the call returns. What a Log returns may be shared with
+// others: it must not be changed, and may be kept.
+type Log interface {
+	// Append adds records to the end of a segment, all or none.
+	Append(ctx context.Context, segment Segment, o AppendOptions, records ...Record) (Appended, error)
+	// Transact makes one commit to a space, of several writes under conditions, all or nothing.
+	Transact(ctx context.Context, space Space, t Transaction) (Committed, error)
+	// Create makes a segment.
+	Create(ctx context.Context, segment Segment, o CreateOptions) (Created, error)
+	// Delete removes a segment.
+	Delete(ctx context.Context, segment Segment) error
+
+	// Stat describes a segment.
+	Stat(ctx context.Context, segment Segment) (Info, error)
+	// StatSpace describes a space.
+	StatSpace(ctx context.Context, space Space) (SpaceInfo, error)
+	// Peek returns the last entry of a segment, and the zero Entry where it holds none.
+	Peek(ctx context.Context, segment Segment) (Entry, error)
+	// SequenceAt returns the place in a segment before the first entry of a time or later.
+	SequenceAt(ctx context.Context, segment Segment, t time.Time) (Sequence, error)
+	// PositionAt returns the place in a space before the first entry of a time or later.
+	PositionAt(ctx context.Context, space Space, t time.Time) (Position, error)
+	// Query reads entries, and follows what is appended if asked to.
+	Query(ctx context.Context, q Query) iter.Seq2[SpaceBatch, error]
+
+	// Stores yields the stores, beginning behind one.
+	Stores(ctx context.Context, after Store) iter.Seq2[Store, error]
+	// Spaces yields the spaces of a store whose names have a prefix, beginning behind one.
+	Spaces(ctx context.Context, store Store, prefix, after string) iter.Seq2[Space, error]
+	// List yields segments of a store.
+	List(ctx context.Context, store Store, o ListOptions) iter.Seq2[Info, error]
+	// WatchSegments yields what segments there are and each one that changes.
+	WatchSegments(ctx context.Context, store Store, prefix string) iter.Seq2[Status, error]
+
+	// Cursor returns the stored place of a reader.
+	Cursor(ctx context.Context, name CursorName) (Cursor, error)
+	// Cursors yields the cursors of a segment, or of a space, whose names have a prefix, behind one.
+	Cursors(ctx context.Context, space Space, segment, prefix, after string) iter.Seq2[Cursor, error]
+	// DeleteCursor removes a cursor. Transact moves one.
+	DeleteCursor(ctx context.Context, name CursorName) error
+
+	// AcquireLease claims a key of a space for a time.
+	AcquireLease(ctx context.Context, space Space, q LeaseRequest) (Lease, error)
+	// RenewLease begins the time of a lease again.
+	RenewLease(ctx context.Context, space Space, f Fence) (Lease, error)
+	// ReleaseLease ends a lease.
+	ReleaseLease(ctx context.Context, space Space, f Fence) error
+	// Leases yields the leases of a space whose keys have a prefix, behind one.
+	Leases(ctx context.Context, space Space, prefix, after string) iter.Seq2[Lease, error]
+	// WatchLeases yields the leases that are held and each one that is given or ends.
+	WatchLeases(ctx context.Context, space Space, prefix string) iter.Seq2[LeaseEvent, error]
+}
