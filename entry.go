@@ -68,6 +68,8 @@ type Info struct {
 	ExpiresAt time.Time
 	// Retention is what bounds the entries kept.
 	Retention Retention
+	// Items says that it is an item segment.
+	Items bool
 }
 
 // MediaType returns the type of a Content-Type value in lower case and without its parameters, which is

@@ -32,6 +32,8 @@ var (
 	ErrProducerGap = errors.New("runnel: producer sequence has a gap")
 	// ErrTailMoved: the tail is not where the append expects it.
 	ErrTailMoved = errors.New("runnel: tail moved")
+	// ErrItemMoved: the item is not at the version that the write expects.
+	ErrItemMoved = errors.New("runnel: item moved")
 	// ErrTrimmed: retention has dropped entries that the read asks for.
 	ErrTrimmed = errors.New("runnel: no longer retained")
 	// ErrBeyondTail: the place has not been written yet.

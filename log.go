@@ -29,6 +29,9 @@ type CreateOptions struct {
 	Records []Record
 	// Fork makes the segment begin with entries of another one; nil for none.
 	Fork *ForkFrom
+	// Items makes an item segment, whose entries are messages of the State Protocol and whose content type
+	// is application/json. It can neither be a fork nor bound what it retains.
+	Items bool
 }
 
 // ForkFrom says where a fork branches off.
@@ -140,12 +143,16 @@ type Transaction struct {
 	Cursors []CursorMove
 	// Fences are leases of the space that must be held.
 	Fences []Fence
+	// Items are writes to items of segments that differ from each other and from those of Writes.
+	Items []ItemWrites
 }
 
 // Committed is the answer to a transaction. It is given only when everything in it is durable.
 type Committed struct {
 	// Appended has an answer for each write, in their order.
 	Appended []Appended
+	// Items has an answer for each of the writes to items, in their order.
+	Items []ItemsWritten
 }
 
 // Batch is a run of entries of one segment that one append brought, in the form in which all readers
