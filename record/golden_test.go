@@ -55,6 +55,9 @@ func goldens() []golden {
 		row("release.v1", someRelease, encodeRelease, record.DecodeRelease),
 		row("cursor.v1", someCursor, encodeCursor, record.DecodeCursor),
 		row("lease.v1", someLease, encodeLease, record.DecodeLease),
+		row("descriptor-items.v1", itemDescriptor, encodeDescriptor, decodeDescriptor),
+		row("item.v1", someItem, encodeItem, record.DecodeItem),
+		row("item-deleted.v1", deletedItem, encodeItem, record.DecodeItem),
 		row("key.v1", someKey, encodeKey, record.DecodeKey),
 	}
 }

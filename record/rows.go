@@ -141,6 +141,8 @@ type Descriptor struct {
 	References uint64
 	// Fork is nil for a segment that is not a fork.
 	Fork *Fork
+	// Items says that the entries are messages of the State Protocol, and make items.
+	Items bool
 }
 
 // ProducerWrite identifies one write of an idempotent producer.
@@ -202,7 +204,7 @@ func (x *Descriptor) Append(dst []byte) []byte {
 	if x.Fork != nil {
 		dst = appendMessage(dst, 13, x.Fork.append(nil))
 	}
-	return dst
+	return appendFlag(dst, 14, x.Items)
 }
 
 func (w *ProducerWrite) append(dst []byte) []byte {
@@ -268,6 +270,8 @@ func DecodeDescriptor(value []byte) (*Descriptor, error) {
 		case 13:
 			x.Fork = new(Fork)
 			f.message(x.Fork.set)
+		case 14:
+			x.Items = f.uint != 0
 		}
 	})
 	if err != nil {

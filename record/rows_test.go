@@ -57,6 +57,18 @@ var someLease = record.Lease{
 
 var someKey = record.Key{First: 8, Tail: 9, Position: 77, Micros: 1_700_000_000_000_000, Sum: 1<<63 + 5, Closed: true}
 
+var someItem = record.Item{
+	Version: 12, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_500_000, Lead: 1_699_999_999_976,
+	Expires: 1_800_000_000_000_000, Row: []byte(`{"n":1}`),
+}
+
+var deletedItem = record.Item{
+	Version: 13, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_600_000, Lead: -5,
+	Expires: 1_700_000_086_400_000, Deleted: true,
+}
+
+var itemDescriptor = record.Descriptor{ID: 7, ContentType: "application/json", Created: 1_700_000_000_000_000, Items: true}
+
 func roundTrip[T any](t *testing.T, values []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
 	t.Helper()
 	for i := range values {
@@ -75,6 +87,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 		{},
 		{Fork: &record.Fork{Extents: []record.Extent{{}}}},
 		{ClosedBy: &record.ProducerWrite{}},
+		itemDescriptor,
 	}, encodeDescriptor, decodeDescriptor)
 	roundTrip(t, []record.Mutable{someMutable, {}, {HasStreamSeq: true}}, encodeMutable, record.DecodeMutable)
 	roundTrip(t, []record.Producer{someProducer, {}}, encodeProducer, record.DecodeProducer)
@@ -83,6 +96,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Cursor{someCursor, {}}, encodeCursor, record.DecodeCursor)
 	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
+	roundTrip(t, []record.Item{someItem, deletedItem, {Created: 5, Updated: 3, Row: []byte("{}")}}, encodeItem, record.DecodeItem)
 }
 
 func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
@@ -94,6 +108,7 @@ func encodeRelease(r *record.Release) []byte       { return r.Append(nil) }
 func encodeCursor(c *record.Cursor) []byte         { return c.Append(nil) }
 func encodeLease(l *record.Lease) []byte           { return l.Append(nil) }
 func encodeKey(k *record.Key) []byte               { return k.Append(nil) }
+func encodeItem(x *record.Item) []byte             { return x.Append(nil) }
 
 func decodeCommit(value []byte) (record.Commit, error) { return deref(record.DecodeCommit(value)) }
 
@@ -120,6 +135,7 @@ var decoders = map[string]func([]byte) error{
 	"cursor":     func(b []byte) error { _, err := record.DecodeCursor(b); return err },
 	"lease":      func(b []byte) error { _, err := record.DecodeLease(b); return err },
 	"key":        func(b []byte) error { _, err := record.DecodeKey(b); return err },
+	"item":       func(b []byte) error { _, err := record.DecodeItem(b); return err },
 	"fragment":   func(b []byte) error { _, _, err := record.DecodeFragment(b); return err },
 	"run":        func(b []byte) error { _, err := record.DecodeRun(9, b); return err },
 }
@@ -214,6 +230,10 @@ func FuzzDecodeLease(f *testing.F) {
 
 func FuzzDecodeKey(f *testing.F) {
 	fuzzRow(f, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
+}
+
+func FuzzDecodeItem(f *testing.F) {
+	fuzzRow(f, []record.Item{someItem, deletedItem}, encodeItem, record.DecodeItem)
 }
 
 func BenchmarkDecodeCommit(b *testing.B) {

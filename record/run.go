@@ -32,7 +32,7 @@
 //	bytes       this fragment's part of the run
 //
 // The other values are described where they are: [Commit], [Descriptor], [Mutable], [Producer],
-// [Reference], [Release].
+// [Reference], [Release], [Item].
 package record
 
 import (
