@@ -2,6 +2,7 @@ package durablestreams
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -35,6 +36,17 @@ type Config struct {
 	// Store tells whose data a request is about. Nil means the default store for all requests. Its error is
 	// answered by wire.ErrorOf, so it may be a *wire.Error of any status, 401 for instance.
 	Store func(*http.Request) (runnel.Store, error)
+	// Admit finds out who asks, before anything else is looked at, and returns the request with what it found
+	// in its context, from which the Log and Store take it. Its error is answered as Store's is. Preflights of browsers are answered without it. Nil admits everybody.
+	//
+	// What access control needs besides is Bind, Own and Private.
+	Admit func(*http.Request) (*http.Request, error)
+	// Bind returns a context below ctx that also ends when whoever the request was admitted for is not to be
+	// served any more. Live reads that outlive the request, or share one follower, end by it. Nil means never.
+	Bind func(ctx context.Context, r *http.Request) (context.Context, context.CancelFunc)
+	// Own is the log that the handler uses for itself: to follow a stream for live readers who have been let
+	// in, and to keep registries. Nil means the log that New is given, which does where that asks nobody who they are.
+	Own Log
 	// BaseURL is the scheme and host that Location shows, for example "https://streams.example.com". Empty
 	// means what the request came with.
 	BaseURL string
@@ -114,6 +126,11 @@ func (c Config) withDefaults() Config {
 	c.RegistryReconcile = cmp.Or(c.RegistryReconcile, DefaultRegistryReconcile)
 	if c.Store == nil {
 		c.Store = func(*http.Request) (runnel.Store, error) { return runnel.Store{}, nil }
+	}
+	if c.Bind == nil {
+		c.Bind = func(ctx context.Context, _ *http.Request) (context.Context, context.CancelFunc) {
+			return ctx, func() {}
+		}
 	}
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c

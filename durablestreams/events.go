@@ -61,13 +61,16 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	f.hub = h.hubs.join(key, c, v.Tail)
 	if !h.cfg.KeepConnections && r.ProtoMajor == 1 && r.ProtoMinor == 1 {
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			h.takeOver(conn, responseHead(header), &f, v)
+			ctx, cancel := h.cfg.Bind(h.ended, r)
+			h.takeOver(ctx, cancel, conn, responseHead(header), &f, v)
 			return nil
 		}
 	}
 	defer h.live.Done()
 	defer h.hubs.leave(f.hub)
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, unbind := h.cfg.Bind(r.Context(), r)
+	defer unbind()
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(h.ended, cancel)()
 	f.out = h.stream(w)
@@ -134,10 +137,16 @@ func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f
 }
 
 // takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, or
-// goes on in a goroutine of its own, so that all that net/http has built up for the request can go.
-func (h *Handler) takeOver(conn net.Conn, head []byte, f *follower, v runnel.View) {
+// goes on in a goroutine of its own, so that all that net/http has built up for the request can go. The
+// reader is served until the context ends, which unbind releases.
+func (h *Handler) takeOver(ctx context.Context, unbind func(), conn net.Conn, head []byte, f *follower, v runnel.View) {
 	r := &reader{hub: f.hub, conn: conn, head: head, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
-	r.ctx, r.cancel = context.WithCancel(h.ended)
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	if ctx != h.ended {
+		stop := context.AfterFunc(ctx, r.end)
+		cancel := r.cancel
+		r.cancel = func() { stop(); cancel(); unbind() }
+	}
 	h.mu.Lock()
 	h.readers[r] = struct{}{}
 	h.mu.Unlock()

@@ -81,7 +81,7 @@ func (f *follower) serve(ctx context.Context, v runnel.View) error {
 		case next.read > f.at:
 			if v.From != f.at || v.Tail < next.read {
 				var err error
-				if v, err = f.hub.h.log.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at); err != nil {
+				if v, err = f.hub.h.own.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at); err != nil {
 					return err
 				}
 			}
@@ -141,7 +141,7 @@ func (f *follower) catchUp(ctx context.Context, v runnel.View, through runnel.Se
 // finish sends what is left of a stream that its hub has come to the end of. If it is not closed, the
 // reader finds out why when it comes back.
 func (f *follower) finish(ctx context.Context) error {
-	v, err := f.hub.h.log.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at)
+	v, err := f.hub.h.own.Read(ctx, f.hub.key.seg, f.hub.key.id, f.at)
 	switch {
 	case err != nil:
 	case !v.Closed:

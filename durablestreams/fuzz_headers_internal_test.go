@@ -274,12 +274,12 @@ func FuzzRegistryIsFoldedWhateverOthersWriteIntoIt(f *testing.F) {
 				}
 			}
 		})
-		g := &registry{h: &Handler{log: holding{view: viewOf(append(payloads, written))}}}
+		g := &registry{h: &Handler{own: holding{view: viewOf(append(payloads, written))}}}
 		says, err := g.fold(context.Background())
 		if err != nil || says[back.Key] != *back.Value {
 			t.Fatalf("the registry says %+v of %q, want %+v, %v", says[back.Key], path, back.Value, err)
 		}
-		g.h.log = holding{view: viewOf(append(payloads, written, changeRecord(opDelete, path, nil).Payload))}
+		g.h.own = holding{view: viewOf(append(payloads, written, changeRecord(opDelete, path, nil).Payload))}
 		if says, err = g.fold(context.Background()); err != nil {
 			t.Fatal(err)
 		}

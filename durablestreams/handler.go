@@ -36,10 +36,19 @@ type Log interface {
 	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
 }
 
+// guard is a Log that refuses some callers, and tells so beforehand: before a body is received that would
+// not be taken, and before something is done for a reader who is not let in.
+type guard interface {
+	MayRead(ctx context.Context, seg runnel.Segment) error
+	MayWrite(ctx context.Context, seg runnel.Segment) error
+}
+
 // Handler serves the Durable Streams protocol. Make one with [New] and end it with [Handler.Shutdown] or
 // [Handler.Close].
 type Handler struct {
-	log      Log
+	log      Log   // on behalf of callers
+	own      Log   // of itself
+	guard    guard // nil if log lets everybody do everything
 	cfg      Config
 	root     string              // the prefix without its last slash
 	origins  map[string][]string // nil: all
@@ -63,6 +72,7 @@ func New(log Log, cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	h := &Handler{
 		log:      log,
+		own:      cfg.Own,
 		cfg:      cfg,
 		root:     strings.TrimSuffix(cfg.Prefix, "/"),
 		inflight: semaphore.NewWeighted(cfg.MaxInflightBytes),
@@ -81,6 +91,10 @@ func New(log Log, cfg Config) *Handler {
 		}
 		h.origins[origin] = []string{origin}
 	}
+	if h.own == nil {
+		h.own = log
+	}
+	h.guard, _ = log.(guard)
 	h.hubs.h = h
 	h.registry.h = h
 	if !cfg.NoRegistry {
@@ -111,6 +125,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		h.preflight(w)
 		return nil
 	}
+	var err error
+	if h.cfg.Admit != nil {
+		if r, err = h.cfg.Admit(r); err != nil {
+			return err
+		}
+	}
 	if !ok || path == "" {
 		return h.serveList(w, r)
 	}
@@ -126,6 +146,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	seg, err := runnel.ParsePath(store, path)
 	if err != nil {
+		return err
+	}
+	if err := h.mayAct(r, seg); err != nil {
 		return err
 	}
 	if path == registryName && !h.cfg.NoRegistry {
@@ -146,6 +169,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return h.delete(w, r, seg)
 	}
 	return notAllowed(w, valueMethods)
+}
+
+// mayAct refuses at once what the log is going to refuse. A delete has nothing that would be done before.
+func (h *Handler) mayAct(r *http.Request, seg runnel.Segment) error {
+	if h.guard == nil {
+		return nil
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		if seg.Name == registryName && seg.Space == "" {
+			return h.guard.MayRead(r.Context(), seg)
+		}
+	case http.MethodPut, http.MethodPost:
+		return h.guard.MayWrite(r.Context(), seg)
+	}
+	return nil
 }
 
 // notAllowed returns the failure of a method that the URL does not know.

@@ -20,6 +20,8 @@ var (
 	valueCross    = []string{"cross-origin"}
 	valueAny      = []string{"*"}
 	valueOrigin   = []string{"Origin"}
+	valueWho      = []string{"Authorization"}
+	valueBoth     = []string{"Origin, Authorization"}
 	valueClose    = []string{"close"}
 	valueBase64   = []string{"base64"}
 	valueAttach   = []string{"attachment"}
@@ -41,14 +43,14 @@ const streamMethods = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 const exposedHeaders = "Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, Stream-Cursor, Stream-TTL, " +
 	"Stream-Expires-At, Stream-Earliest-Offset, Stream-Retention-Age, Stream-Retention-Bytes, " +
 	"Stream-Retention-Count, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, " +
-	"Producer-Received-Seq, ETag, Location, Retry-After, Allow, Cache-Control, Content-Length, Content-Type, Date"
+	"Producer-Received-Seq, WWW-Authenticate, ETag, Location, Retry-After, Allow, Cache-Control, Content-Length, Content-Type, Date"
 
 // requestHeaders are the request headers that a script of another origin may send. The star admits all
 // others on requests without credentials; Authorization is never part of it.
 const requestHeaders = "Authorization, Content-Type, If-Match, If-None-Match, Last-Event-ID, Cache-Control, " +
 	"Stream-Seq, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, " +
 	"Stream-Fork-Sub-Offset, Stream-Retention-Age, Stream-Retention-Bytes, Stream-Retention-Count, " +
-	"Producer-Id, Producer-Epoch, Producer-Seq, *"
+	"Producer-Id, Producer-Epoch, Producer-Seq, Runnel-Store, *"
 
 // Canonical names of headers that only this side uses.
 const (
@@ -74,12 +76,18 @@ func (h *Handler) decorate(header http.Header, r *http.Request) {
 	header["Date"] = dateNow()
 	header[headerNosniff] = valueNosniff
 	header[headerCORP] = valueCross
+	if h.cfg.Admit != nil { // a browser must not show one user what it keeps of another
+		header[headerVary] = valueWho
+	}
 	if h.origins == nil {
 		header[headerAllowOrigin] = valueAny
 		header[headerExpose] = valueExposed
 		return
 	}
 	header[headerVary] = valueOrigin
+	if h.cfg.Admit != nil {
+		header[headerVary] = valueBoth
+	}
 	if origin, ok := h.origins[r.Header.Get(headerOrigin)]; ok {
 		header[headerAllowOrigin] = origin
 		header[headerExpose] = valueExposed

@@ -112,7 +112,7 @@ func (b *hub) run(ctx context.Context) {
 
 //go:noinline
 func (b *hub) wait(ctx context.Context, at runnel.Sequence) error {
-	_, err := b.h.log.Wait(ctx, b.key.seg, b.key.id, at)
+	_, err := b.h.own.Wait(ctx, b.key.seg, b.key.id, at)
 	return err
 }
 
@@ -120,7 +120,7 @@ func (b *hub) wait(ctx context.Context, at runnel.Sequence) error {
 //
 //go:noinline
 func (b *hub) step(ctx context.Context, at runnel.Sequence) (runnel.Sequence, bool) {
-	v, err := b.h.log.Read(ctx, b.key.seg, b.key.id, at)
+	v, err := b.h.own.Read(ctx, b.key.seg, b.key.id, at)
 	if err != nil {
 		return at, false
 	}
@@ -249,7 +249,7 @@ func (b *hub) attach(r *reader, at runnel.Sequence) bool {
 	if b.ended || at != b.at {
 		return false
 	}
-	if r.gone.Load() {
+	if r.gone.Load() || r.ctx.Err() != nil {
 		return false
 	}
 	r.index = len(b.attached)

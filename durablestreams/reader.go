@@ -59,6 +59,18 @@ func (r *reader) drop() {
 	h.forget(r)
 }
 
+// end finishes a reader that is not to be served any more. One that follows by itself, and one that is
+// about to be attached, see it from the context.
+func (r *reader) end() {
+	r.hub.mu.Lock()
+	served := r.index >= 0
+	r.hub.detach(r)
+	r.hub.mu.Unlock()
+	if served {
+		r.finish()
+	}
+}
+
 // finish ends the response so that the client sees that it is whole.
 func (r *reader) finish() {
 	out := connOutput{r: r}

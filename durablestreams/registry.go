@@ -111,7 +111,7 @@ func (rs *registries) of(store runnel.Store) *registry {
 // resume goes on with the registry of the default store, if there was one before the server was started.
 func (rs *registries) resume(ctx context.Context) {
 	g := rs.of(runnel.Store{})
-	if _, err := rs.h.log.Stat(ctx, g.seg); err != nil {
+	if _, err := rs.h.own.Stat(ctx, g.seg); err != nil {
 		return
 	}
 	if err := g.prepare(ctx); err != nil {
@@ -126,7 +126,7 @@ func (g *registry) prepare(ctx context.Context) error {
 	if !g.watched {
 		if err := g.h.enter(); err == nil { // else it is not kept current any more, but can be read
 			g.watched = true
-			events := g.h.log.Watch(g.h.ended, g.seg.Store) // from now on, before the comparison
+			events := g.h.own.Watch(g.h.ended, g.seg.Store) // from now on, before the comparison
 			g.h.live.Go(func() {
 				for event := range events {
 					g.note(event)
@@ -139,7 +139,7 @@ func (g *registry) prepare(ctx context.Context) error {
 	if !g.exact.IsZero() && time.Since(g.exact) < g.h.cfg.RegistryReconcile {
 		return nil
 	}
-	if _, err := g.h.log.Create(ctx, g.seg, runnel.CreateOptions{ContentType: "application/json"}); err != nil {
+	if _, err := g.h.own.Create(ctx, g.seg, runnel.CreateOptions{ContentType: "application/json"}); err != nil {
 		return err
 	}
 	if err := g.compare(ctx); err != nil {
@@ -201,7 +201,7 @@ func (g *registry) write(ctx context.Context) {
 func (g *registry) append(ctx context.Context, records []runnel.Record) error {
 	for len(records) > 0 {
 		n := min(len(records), registryBatch)
-		if _, err := g.h.log.Append(ctx, g.seg, runnel.AppendOptions{}, records[:n]...); err != nil {
+		if _, err := g.h.own.Append(ctx, g.seg, runnel.AppendOptions{}, records[:n]...); err != nil {
 			return err
 		}
 		records = records[n:]
@@ -219,7 +219,7 @@ func (g *registry) compare(ctx context.Context) error {
 	o := runnel.ListOptions{Limit: registryBatch}
 	for {
 		n := 0
-		for info, err := range g.h.log.List(ctx, g.seg.Store, o) {
+		for info, err := range g.h.own.List(ctx, g.seg.Store, o) {
 			if err != nil {
 				return err
 			}
@@ -254,7 +254,7 @@ func (g *registry) compare(ctx context.Context) error {
 
 // fold reads what the registry says.
 func (g *registry) fold(ctx context.Context) (map[string]registered, error) {
-	v, err := g.h.log.Read(ctx, g.seg, 0, 0)
+	v, err := g.h.own.Read(ctx, g.seg, 0, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,8 @@ const (
 	CodeInvalidJSON        Code = "invalid_json"         // 400: the body is no JSON, or no UTF-8, or nested too deep
 	CodeEmptyBody          Code = "empty_body"           // 400: nothing to append, and not a close
 	CodeMissingContentType Code = "missing_content_type" // 400: a body without Content-Type
+	CodeUnauthorized       Code = "unauthorized"         // 401: there is no token, or it is not valid, or not any more
+	CodeForbidden          Code = "forbidden"            // 403: the token does not allow it; scope says what would
 	CodeProducerFenced     Code = "producer_fenced"      // 403: a newer epoch of the producer has written
 	CodeNotFound           Code = "not_found"            // 404: there is no such stream, or it expired
 	CodeMethodNotAllowed   Code = "method_not_allowed"   // 405: not on this URL
@@ -46,6 +48,8 @@ var sentinels = map[Code]error{
 	CodeInvalidJSON:        runnel.ErrInvalid,
 	CodeEmptyBody:          runnel.ErrInvalid,
 	CodeMissingContentType: runnel.ErrInvalid,
+	CodeUnauthorized:       runnel.ErrUnauthorized,
+	CodeForbidden:          runnel.ErrForbidden,
 	CodeProducerFenced:     runnel.ErrProducerFenced,
 	CodeNotFound:           runnel.ErrNotFound,
 	CodeMethodNotAllowed:   runnel.ErrInvalid,

@@ -58,6 +58,8 @@ type Detail struct {
 	// Have and Want are the two values of what differs.
 	Have string `json:"have,omitempty"`
 	Want string `json:"want,omitempty"`
+	// Scope would have allowed what is forbidden.
+	Scope string `json:"scope,omitempty"`
 	// Epoch is the current epoch of the producer.
 	Epoch *uint64 `json:"epoch,omitempty"`
 	// ExpectedSeq and ReceivedSeq are sequences of the producer.
@@ -250,11 +252,21 @@ var plain = [...]struct {
 
 // refused explains errors that come from the request alone.
 func refused(err error) *Error {
+	var unauthorized *runnel.UnauthorizedError
+	var forbidden *runnel.ForbiddenError
 	var large *runnel.TooLargeError
 	var beyond *runnel.BeyondTailError
 	var offset *runnel.OffsetError
 	var name *runnel.NameError
 	switch {
+	case errors.As(err, &unauthorized):
+		return notKnown(unauthorized.Reason)
+	case errors.Is(err, runnel.ErrUnauthorized):
+		return notKnown("")
+	case errors.As(err, &forbidden):
+		return notAllowed(strings.TrimPrefix(message(forbidden), "forbidden: "), forbidden.Scope)
+	case errors.Is(err, runnel.ErrForbidden):
+		return notAllowed("the token does not allow it", "")
 	case errors.As(err, &large):
 		return TooLarge(message(err), large.Limit)
 	case errors.As(err, &beyond):
@@ -275,6 +287,47 @@ func refused(err error) *Error {
 		return Invalid(CodeInvalidRequest, message(err))
 	}
 	return nil
+}
+
+// notKnown returns the failure of a request of which it is not known who asks. The reason completes "the
+// token …"; it is empty where there is no token, and then RFC 6750, section 3.1 wants no error in the header.
+func notKnown(reason string) *Error {
+	challenge, text := "Bearer", "a token is needed"
+	if reason != "" {
+		text = "the token " + reason
+		challenge += ` error="invalid_token", error_description=` + quoted(text)
+	}
+	return &Error{
+		Status:  http.StatusUnauthorized,
+		Headers: []string{HeaderAuthenticate, challenge},
+		Detail:  Detail{Code: CodeUnauthorized, Message: text},
+	}
+}
+
+// notAllowed returns the failure of a request that needs a scope.
+func notAllowed(text, scope string) *Error {
+	challenge := `Bearer error="insufficient_scope"`
+	if scope != "" {
+		challenge += ", scope=" + quoted(scope)
+	}
+	return &Error{
+		Status:  http.StatusForbidden,
+		Headers: []string{HeaderAuthenticate, challenge},
+		Detail:  Detail{Code: CodeForbidden, Message: text, Scope: scope},
+	}
+}
+
+// quoted is a value in quotes with what a header may hold there: printable ASCII but quotes and backslashes.
+func quoted(s string) string {
+	return `"` + strings.Map(func(r rune) rune {
+		switch {
+		case r == '"' || r == '\\':
+			return '\''
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, s) + `"`
 }
 
 // broken explains errors that are nobody's fault, or the server's.

@@ -28,6 +28,13 @@ func TestEachErrorHasItsStatusCodeAndHeaders(t *testing.T) {
 		{&runnel.OffsetError{Token: "x"}, 400, wire.CodeInvalidOffset, nil},
 		{&runnel.InvalidError{What: "ttl", Rule: "must not"}, 400, wire.CodeInvalidRequest, nil},
 		{&runnel.BeyondTailError{Segment: segment, From: 3, Tail: 2}, 400, wire.CodeBeyondTail, nil},
+		{&runnel.UnauthorizedError{}, 401, wire.CodeUnauthorized, []string{"Www-Authenticate", "Bearer"}},
+		{&runnel.UnauthorizedError{Reason: `has "expired"`}, 401, wire.CodeUnauthorized, []string{
+			"Www-Authenticate", `Bearer error="invalid_token", error_description="the token has 'expired'"`,
+		}},
+		{&runnel.ForbiddenError{Action: "append to", What: "segment a/b", Scope: "runnel:write:a/b"}, 403, wire.CodeForbidden, []string{
+			"Www-Authenticate", `Bearer error="insufficient_scope", scope="runnel:write:a/b"`,
+		}},
 		{&runnel.ProducerFencedError{Producer: "p", Epoch: 3, Got: 1}, 403, wire.CodeProducerFenced, []string{"Producer-Epoch", "3"}},
 		{&runnel.NotFoundError{Segment: segment}, 404, wire.CodeNotFound, nil},
 		{&runnel.ExistsError{Segment: segment, Field: "ttl", Have: "1", Want: "2"}, 409, wire.CodeExists, nil},
@@ -50,7 +57,7 @@ func TestEachErrorHasItsStatusCodeAndHeaders(t *testing.T) {
 		if f.Status != c.status || f.Detail.Code != c.code || !slices.Equal(f.Headers, c.headers) {
 			t.Errorf("%v: %d %s %v, want %d %s %v", c.err, f.Status, f.Detail.Code, f.Headers, c.status, c.code, c.headers)
 		}
-		if f.Detail.Message == "" || strings.Contains(f.Detail.Message, "secret") || strings.Contains(f.Detail.Message, "runnel:") {
+		if f.Detail.Message == "" || strings.Contains(f.Detail.Message, "secret") || strings.Contains(f.Detail.Message, "runnel: ") {
 			t.Errorf("%v: the message is %q", c.err, f.Detail.Message)
 		}
 		if !errors.Is(f, c.err) {
@@ -69,6 +76,7 @@ func TestAClientGetsAnErrorThatMatchesTheServersOwn(t *testing.T) {
 		runnel.ErrInvalid, runnel.ErrNotFound, runnel.ErrSoftDeleted, runnel.ErrExists, runnel.ErrClosed, runnel.ErrContentType,
 		runnel.ErrStreamSeq, runnel.ErrProducerFenced, runnel.ErrProducerGap, runnel.ErrTailMoved, runnel.ErrTrimmed, runnel.ErrBeyondTail,
 		runnel.ErrUnknown, runnel.ErrUnavailable, runnel.ErrStorageFull, runnel.ErrFailed, runnel.ErrTooLarge,
+		runnel.ErrUnauthorized, runnel.ErrForbidden,
 	} {
 		f := wire.ErrorOf(sentinel)
 		sent, err := json.Marshal(f.NewBody())

@@ -35,6 +35,25 @@ const (
 	HeaderRetentionCount = "Stream-Retention-Count"
 )
 
+// What access control reads from a request, and answers.
+const (
+	HeaderAuthorization = "Authorization"
+	// HeaderAuthenticate, on 401 and 403, says what is missing, as RFC 6750, section 3 has it.
+	HeaderAuthenticate = "Www-Authenticate"
+	// HeaderStore is the store that the request is about, a UUID, where the token leaves a choice.
+	HeaderStore = "Runnel-Store"
+	// QueryStore says what HeaderStore does, for clients that cannot set headers.
+	QueryStore = "store"
+	// QueryToken is the token of a GET whose client cannot set headers, which is what browsers do for an
+	// EventSource and a WebSocket. URLs end up in histories and in the logs of proxies: such a token should be
+	// for reading only, and not for long.
+	QueryToken = "token"
+	// HeaderSubprotocol is where the client of a WebSocket may put a token without it showing in the URL:
+	// as a subprotocol that begins with SubprotocolToken. It is taken out before the handler looks.
+	HeaderSubprotocol = "Sec-Websocket-Protocol"
+	SubprotocolToken  = "runnel.bearer."
+)
+
 // Headers of HTTP itself that both ends use, in canonical form.
 const (
 	HeaderAllow        = "Allow"
