@@ -8,10 +8,13 @@ require (
 	github.com/alecthomas/kong v1.17.0
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/bits-and-blooms/bloom/v3 v3.7.1
+	github.com/bufbuild/protocompile v0.14.1
 	github.com/cockroachdb/pebble/v2 v2.1.7
+	github.com/coder/websocket v1.8.15
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/google/uuid v1.6.0
 	github.com/tidwall/btree v1.8.2
+	github.com/xtaci/smux v1.5.58
 	go.yaml.in/yaml/v3 v3.0.6
 	golang.org/x/time v0.15.0
 	google.golang.org/protobuf v1.36.12
@@ -52,3 +55,5 @@ require (
 	golang.org/x/sys v0.18.0
 	golang.org/x/text v0.14.0 // indirect
 )
+
+tool google.golang.org/protobuf/cmd/protoc-gen-go
