@@ -92,6 +92,7 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 	}
 	defer seg.release()
 	var created runnel.Created
+	var told *state // what the answer describes
 	size += seg.descriptorBytes()
 	err = seg.sp.write(ctx, size, ops, func(t *tx) error {
 		if seg.stale.Load() {
@@ -103,6 +104,7 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 			return t.live(seg, addr)
 		case lifeLive:
 			t.dependOn(seg)
+			told = st
 			created = runnel.Created{Info: st.info(addr), Existed: true}
 			return st.matches(addr, o)
 		}
@@ -114,12 +116,18 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 		}
 		t.expire(seg)
 		t.create(seg, o, from, bodies)
-		created = runnel.Created{Info: seg.staged.info(addr)}
+		told = seg.staged
+		created = runnel.Created{Info: told.info(addr)}
 		t.b.events = append(t.b.events, runnel.Event{Info: created.Info})
 		return nil
 	})
 	if err != nil {
 		return runnel.Created{}, err
+	}
+	// It is durable by now, so the cut can be looked for. Where that fails, because the segment has gone meanwhile
+	// for instance, the creation is still what happened.
+	if c, err := e.cut(ctx, seg.sp, told, created.Earliest, e.now()); err == nil {
+		created.Earliest = c.at
 	}
 	return created, nil
 }

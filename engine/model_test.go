@@ -307,7 +307,9 @@ func (m *model) create(addr runnel.Segment, o *runnel.CreateOptions) (runnel.Cre
 			return runnel.Created{}, err
 		}
 	}
-	return runnel.Created{Info: m.add(addr, o, from).info()}, nil
+	s = m.add(addr, o, from)
+	s.retain(m.now)
+	return runnel.Created{Info: s.info()}, nil
 }
 
 // find answers a creation where there is a segment already.

@@ -67,41 +67,71 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	if at > st.tail {
 		return 0, errRetry // somebody has seen a later state
 	}
-	before := at
-	if n := runnel.Sequence(bounds.Entries); n > 0 && st.tail > n && st.tail-n > at {
-		at = st.tail - n
-		r.known = false
-	}
-	drops := func(through uint64, committed int64) bool {
-		return bounds.Bytes > 0 && st.bytes-through > bounds.Bytes ||
-			bounds.Age > 0 && micros-committed > bounds.Age.Microseconds()
-	}
-	if at < st.tail && (bounds.Bytes > 0 || bounds.Age > 0) && (!r.known || drops(r.through, r.next)) {
-		r.known = false
-	scan:
-		for run, err := range e.runs(ctx, seg.sp, st, at, st.tail, borrow) {
-			if err != nil {
-				return 0, seg.sp.moved(ctx, err)
-			}
-			place := run.Place()
-			through := place.BytesBefore
-			for i := range run.Len() {
-				if !drops(through, place.Micros) {
-					r.known, r.through, r.next = true, through, place.Micros
-					break scan
-				}
-				at = place.First + runnel.Sequence(i)
-				through = run.BytesThrough(i)
-			}
+	c := cut{at: at}
+	if !r.known || st.drops(r.through, r.next, micros) || st.outnumbered(at) {
+		var err error
+		if c, err = e.cut(ctx, seg.sp, st, at, micros); err != nil {
+			return 0, seg.sp.moved(ctx, err)
 		}
+		r.known, r.through, r.next = c.known, c.through, c.next
 	}
-	if at > before {
-		r.earliest.Store(uint64(at))
+	if c.at > at {
+		r.earliest.Store(uint64(c.at))
 	}
-	if st.worthTrimming(float64(at-st.trimmed()), float64(st.tail-at)) {
+	if st.worthTrimming(float64(c.at-st.trimmed()), float64(st.tail-c.at)) {
 		e.cleaner.trim(seg.addr(), st.inc.id)
 	}
-	return at, nil
+	return c.at, nil
+}
+
+// cut is where retention cuts a segment.
+type cut struct {
+	at runnel.Sequence // the place before the first entry kept
+	// known says that the first entry kept was looked at: through is the payload bytes before it, and next when
+	// it was committed, in microseconds.
+	known   bool
+	through uint64
+	next    int64
+}
+
+// cut applies the bounds of a segment to a durable state that is cut at a place already.
+func (e *Engine) cut(ctx context.Context, sp *space, st *state, at runnel.Sequence, micros int64) (cut, error) {
+	bounds := st.desc.Retention
+	if st.outnumbered(at) {
+		at = st.tail - runnel.Sequence(bounds.Entries)
+	}
+	if at >= st.tail || bounds.Bytes == 0 && bounds.Age == 0 {
+		return cut{at: at}, nil
+	}
+	for run, err := range e.runs(ctx, sp, st, at, st.tail, borrow) {
+		if err != nil {
+			return cut{}, err
+		}
+		place := run.Place()
+		through := place.BytesBefore
+		for i := range run.Len() {
+			if !st.drops(through, place.Micros, micros) {
+				return cut{at: at, known: true, through: through, next: place.Micros}, nil
+			}
+			at = place.First + runnel.Sequence(i)
+			through = run.BytesThrough(i)
+		}
+	}
+	return cut{at: at}, nil
+}
+
+// outnumbered tells whether there are more entries after a place than are kept.
+func (st *state) outnumbered(at runnel.Sequence) bool {
+	n := runnel.Sequence(st.desc.Retention.Entries)
+	return n > 0 && st.tail > n && st.tail-n > at
+}
+
+// drops tells whether the entry that follows so many payload bytes, and was committed then, is too old or has too
+// many bytes after it.
+func (st *state) drops(through uint64, committed, micros int64) bool {
+	bounds := st.desc.Retention
+	return bounds.Bytes > 0 && st.bytes-through > bounds.Bytes ||
+		bounds.Age > 0 && micros-committed > bounds.Age.Microseconds()
 }
 
 // trimmed is the place before the first entry that storage is known to keep.

@@ -35,6 +35,23 @@ func TestRetentionByEntriesKeepsTheLast(t *testing.T) {
 	w.want("a", "6", "7", "8")
 }
 
+func TestACreationIsAnsweredWithTheEarliestEntryKept(t *testing.T) {
+	for name, bounds := range map[string]runnel.Retention{
+		"entries": {Entries: 2},
+		"bytes":   {Bytes: 2},
+	} {
+		w := inMemory(t)
+		o := runnel.CreateOptions{Retention: bounds, Records: []runnel.Record{{Payload: []byte("1")}, {Payload: []byte("2")}, {Payload: []byte("3")}}}
+		for _, existed := range []bool{false, true} {
+			created, err := w.Create(ctx, at("a"), o)
+			if err != nil || created.Existed != existed || created.Tail != 3 || created.Earliest != 1 {
+				t.Errorf("bounded by %s: %+v, %v; want existed %v, earliest 1, tail 3", name, created, err, existed)
+			}
+			w.crash() // so that memory holds no cut that somebody has looked for
+		}
+	}
+}
+
 func TestRetentionByBytesKeepsWhatFits(t *testing.T) {
 	for _, crashed := range []bool{false, true} {
 		w := inMemory(t)
