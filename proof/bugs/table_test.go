@@ -234,6 +234,13 @@ var bugs = []bug{
 		says: seen(`the segment is shown with 1 entries, closed: false`),
 	},
 	{
+		kind: wrong, name: "creation-tells-what-is-trimmed",
+		symptom: "A creation that found its stream there already, or whose first entries were more than retention keeps, told an earliest place that could not be read from.",
+		found:   "the model of the engine (`go test ./engine -run TestEveryDriverAndConfiguration -rapid.seed=3186982528133666466`)",
+		pkg:     "./engine", test: "^TestACreationIsAnsweredWithTheEarliestEntryKept$",
+		says: seen(`bounded by entries`),
+	},
+	{
 		kind: wrong, name: "retention-mixes-two-entries",
 		symptom: "A read from the start by the Go client gave an entry made of two when the connection was lost and retention cut the stream before it went on.",
 		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 50028`)",
