@@ -50,7 +50,7 @@ func runPeer(kind string, args []string) error {
 		}
 		return measureDisk(args[0], size, duration, pace)
 	}
-	return fmt.Errorf("no such peer: %q", kind)
+	return runLog(kind, args)
 }
 
 func listen() (net.Listener, error) {

@@ -31,6 +31,16 @@ var scenarios = []scenario{
 	{rows: []string{"idle/readers"}, measure: idleReaders},
 	{rows: []string{"idle/streams/memory", "idle/streams/memory-restarted", "idle/streams/restart"}, measure: idleStreams},
 	{rows: []string{"disk/bytes"}, measure: bytesAtRest},
+	{rows: []string{"log/append/1"}, measure: logLatency},
+	{rows: []string{"log/append/own/16", "log/append/hot/16"}, measure: logAppends(16, 0.4, 0)},
+	{rows: []string{"log/append/own/64", "log/append/hot/64"}, measure: logAppends(64, 0, 100_000)},
+	{rows: []string{"log/batch/1"}, measure: logBatches(1)},
+	{rows: []string{"log/batch/4"}, measure: logBatches(4)},
+	{rows: []string{"log/consume/segment"}, measure: logReads("log/consume/segment", "log-consume-segment", 1000, "entries/s", 8e6, "appended 1,000 at a time")},
+	{rows: []string{"log/consume/segment/10"}, measure: logReads("log/consume/segment/10", "log-consume-segment", 10, "entries/s", 0, "appended 10 at a time")},
+	{rows: []string{"log/consume/space"}, measure: logReads("log/consume/space", "log-consume-space", 1000, "entries/s", 4e6, "16 segments in turns, 1,000 at a time")},
+	{rows: []string{"log/consume/space/10"}, measure: logReads("log/consume/space/10", "log-consume-space", 10, "entries/s", 0, "16 segments in turns, 10 at a time")},
+	{rows: []string{"log/peek"}, measure: logReads("log/peek", "log-peek", 2, "/s", 5e5, "two readers over 16 segments")},
 }
 
 const (

@@ -13,7 +13,7 @@ import (
 
 // BenchmarkAppend measures synced appends of 100-byte records to Pebble on a real disk.
 func BenchmarkAppend(b *testing.B) {
-	for _, writers := range []int{1, 16, 64} {
+	for _, writers := range []int{1, 4, 16, 64} {
 		for _, hot := range []bool{false, true} {
 			b.Run(fmt.Sprintf("writers=%d/hot=%v", writers, hot), func(b *testing.B) {
 				d, err := pebblestore.Open(b.TempDir(), pebblestore.Config{})
