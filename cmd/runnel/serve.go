@@ -24,6 +24,7 @@ import (
 
 	"github.com/runnelhq/runnel/durablestreams"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/session"
 	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/memory"
 	"github.com/runnelhq/runnel/storage/pebblestore"
@@ -163,9 +164,10 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
 
 	streams := durablestreams.New(eng, c.streamsConfig(log))
+	sessions := session.NewHandler(eng, session.Config{MaxMessageBytes: int64(c.MaxBody), AllowedOrigins: c.AllowOrigin, Logger: log})
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
-		Handler:           health.before(streams),
+		Handler:           health.before(at(session.Path, sessions, streams)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -189,7 +191,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer stopHere()
 	health.draining.Store(true)
 	log.Info("draining", "timeout", c.DrainTimeout)
-	err = c.drain(server, streams)
+	err = c.drain(server, streams, sessions)
 	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
@@ -199,12 +201,23 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	return err
 }
 
+// at serves one path with one handler, and all others with another. It leaves paths as they are.
+func at(path string, one, others http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == path {
+			one.ServeHTTP(w, r)
+			return
+		}
+		others.ServeHTTP(w, r)
+	})
+}
+
 // drain ends live readers, waits for the other requests, and cuts off what is left at the time-out.
-func (c *serveCmd) drain(server *http.Server, streams *durablestreams.Handler) error {
+func (c *serveCmd) drain(server *http.Server, streams *durablestreams.Handler, sessions *session.Handler) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
 	defer cancel()
 	// The listener stays open meanwhile, so that whoever asks /readyz is told.
-	err := streams.Shutdown(ctx)
+	err := errors.Join(sessions.Shutdown(ctx), streams.Shutdown(ctx))
 	err = errors.Join(err, server.Shutdown(ctx))
 	if err == nil {
 		return nil
