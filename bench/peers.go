@@ -23,6 +23,8 @@ func runPeer(kind string, args []string) error {
 	switch kind {
 	case "empty":
 		return serveEmpty()
+	case "echo":
+		return serveEcho()
 	case "memory":
 		size, err := strconv.Atoi(args[0])
 		if err != nil {

@@ -41,6 +41,10 @@ var scenarios = []scenario{
 	{rows: []string{"log/consume/space"}, measure: logReads("log/consume/space", "log-consume-space", 1000, "entries/s", 4e6, "16 segments in turns, 1,000 at a time")},
 	{rows: []string{"log/consume/space/10"}, measure: logReads("log/consume/space/10", "log-consume-space", 10, "entries/s", 0, "16 segments in turns, 10 at a time")},
 	{rows: []string{"log/peek"}, measure: logReads("log/peek", "log-peek", 2, "/s", 5e5, "two readers over 16 segments")},
+	{rows: []string{"session/produce/1"}, measure: sessionBatches(1)},
+	{rows: []string{"session/produce/4"}, measure: sessionBatches(4)},
+	{rows: []string{"session/consume"}, measure: sessionConsume},
+	{rows: []string{"session/produce/latency"}, measure: sessionLatency},
 }
 
 const (
