@@ -57,6 +57,7 @@ type serveCmd struct {
 	TrustForwarded  bool          `help:"Believe X-Forwarded-Proto and X-Forwarded-Host, behind a proxy that sets both." env:"RUNNEL_TRUST_FORWARDED"`
 	AllowOrigin     []string      `help:"Let browsers use the streams from these origins only, separated by commas; otherwise from all." env:"RUNNEL_ALLOW_ORIGIN" placeholder:"ORIGIN"`
 	Private         bool          `help:"Mark answers as private to the client, for caches that do not tell users apart." env:"RUNNEL_PRIVATE"`
+	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
 	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
 	TLSKey          string        `name:"tls-key" help:"The private key of the certificate in PEM." env:"RUNNEL_TLS_KEY" placeholder:"FILE"`
 	LogFormat       string        `help:"Write the log as text or json." default:"text" env:"RUNNEL_LOG_FORMAT" placeholder:"FORMAT"`
@@ -118,6 +119,7 @@ func (c *serveCmd) Validate() error {
 		between("sse-rotation", c.SSERotation, 0, 24*time.Hour),
 		between("heartbeat", c.Heartbeat, 0, time.Hour),
 		between("drain-timeout", c.DrainTimeout, 0, time.Hour),
+		c.Webhook.validate(),
 	}
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("addr must be a host and a port such as 127.0.0.1:4437, got %q", c.Addr))
