@@ -230,7 +230,7 @@ func putCreate(o *runnel.CreateOptions) *pb.CreateOptions {
 	}
 	m := &pb.CreateOptions{
 		ContentType: o.ContentType, TtlNanos: int64(o.TTL), HasTtl: o.HasTTL, ExpiresAt: putTime(o.ExpiresAt),
-		Retention: putRetention(o.Retention), Closed: o.Closed,
+		Retention: putRetention(o.Retention), Closed: o.Closed, Items: o.Items,
 	}
 	if len(o.Records) > 0 {
 		m.Records = putRecords(o.Records)
@@ -248,7 +248,7 @@ func getCreate(m *pb.CreateOptions) (*runnel.CreateOptions, error) {
 	records, err := getRecords(m.Records)
 	o := &runnel.CreateOptions{
 		ContentType: m.ContentType, TTL: time.Duration(m.TtlNanos), HasTTL: m.HasTtl, ExpiresAt: getTime(m.ExpiresAt),
-		Retention: getRetention(m.Retention), Closed: m.Closed, Records: records,
+		Retention: getRetention(m.Retention), Closed: m.Closed, Records: records, Items: m.Items,
 	}
 	if f := m.Fork; f != nil {
 		o.Fork = &runnel.ForkFrom{Source: getSegment(f.Source), At: runnel.Sequence(f.At), Latest: f.Latest, Sub: f.Sub}
@@ -296,6 +296,9 @@ func putTransaction(space runnel.Space, t *runnel.Transaction) *pb.Request_Trans
 	for _, f := range t.Fences {
 		m.Fences = append(m.Fences, putFence(f))
 	}
+	for i := range t.Items {
+		m.Items = append(m.Items, putItemWrites(&t.Items[i]))
+	}
 	return m
 }
 
@@ -312,6 +315,13 @@ func getTransaction(m *pb.Request_Transact) (space runnel.Space, t runnel.Transa
 	}
 	for _, f := range m.Fences {
 		t.Fences = append(t.Fences, getFence(f))
+	}
+	for _, w := range m.Items {
+		writes, err := getItemWrites(w)
+		if err != nil {
+			return space, t, err
+		}
+		t.Items = append(t.Items, writes)
 	}
 	return getSpace(m.Space), t, nil
 }
@@ -340,7 +350,7 @@ func putInfo(i *runnel.Info) *pb.Info {
 	return &pb.Info{
 		Segment: putSegment(i.Segment), Id: i.ID, ContentType: i.ContentType, Created: putTime(i.Created), Tail: uint64(i.Tail),
 		Earliest: uint64(i.Earliest), Bytes: i.Bytes, Closed: i.Closed, TtlNanos: int64(i.TTL), ExpiresAt: putTime(i.ExpiresAt),
-		Retention: putRetention(i.Retention),
+		Retention: putRetention(i.Retention), Items: i.Items,
 	}
 }
 
@@ -349,6 +359,7 @@ func getInfo(m *pb.Info) runnel.Info {
 		Segment: getSegment(m.GetSegment()), ID: m.GetId(), ContentType: m.GetContentType(), Created: getTime(m.GetCreated()),
 		Tail: runnel.Sequence(m.GetTail()), Earliest: runnel.Sequence(m.GetEarliest()), Bytes: m.GetBytes(), Closed: m.GetClosed(),
 		TTL: time.Duration(m.GetTtlNanos()), ExpiresAt: getTime(m.GetExpiresAt()), Retention: getRetention(m.GetRetention()),
+		Items: m.GetItems(),
 	}
 }
 

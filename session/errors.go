@@ -26,6 +26,7 @@ var sentinels = []struct {
 	{pb.Error_CODE_PRODUCER_FENCED, runnel.ErrProducerFenced},
 	{pb.Error_CODE_PRODUCER_GAP, runnel.ErrProducerGap},
 	{pb.Error_CODE_TAIL_MOVED, runnel.ErrTailMoved},
+	{pb.Error_CODE_ITEM_MOVED, runnel.ErrItemMoved},
 	{pb.Error_CODE_TRIMMED, runnel.ErrTrimmed},
 	{pb.Error_CODE_BEYOND_TAIL, runnel.ErrBeyondTail},
 	{pb.Error_CODE_CURSOR_MOVED, runnel.ErrCursorMoved},
@@ -123,6 +124,10 @@ func putTyped(m *pb.Error, err error) {
 		m.Detail = &pb.Error_Forbidden_{Forbidden: &pb.Error_Forbidden{Action: e.Action, What: e.What, Scope: e.Scope}}
 	case *runnel.UnavailableError:
 		m.Detail = &pb.Error_Unavailable_{Unavailable: &pb.Error_Unavailable{Reason: e.Reason, RetryAfterNanos: int64(e.RetryAfter)}}
+	case *runnel.ItemMovedError:
+		m.Detail = &pb.Error_ItemMoved_{ItemMoved: &pb.Error_ItemMoved{Segment: putSegment(e.Segment), Item: putItemKey(e.Item), Want: putNumber(e.Want), Have: uint64(e.Have)}}
+	case *runnel.ItemNotFoundError:
+		m.Detail = &pb.Error_ItemNotFound{ItemNotFound: &pb.Error_ItemMoved{Segment: putSegment(e.Segment), Item: putItemKey(e.Item)}}
 	case *runnel.StorageFullError:
 		m.Detail = &pb.Error_StorageFull_{StorageFull: &pb.Error_StorageFull{Free: e.Free, Keep: e.Keep, Need: e.Need}}
 	}
@@ -211,6 +216,13 @@ func getTyped(m *pb.Error) error {
 		return &runnel.ForbiddenError{Action: d.Forbidden.GetAction(), What: d.Forbidden.GetWhat(), Scope: d.Forbidden.GetScope()}
 	case *pb.Error_Unavailable_:
 		return &runnel.UnavailableError{Reason: d.Unavailable.GetReason(), RetryAfter: time.Duration(d.Unavailable.GetRetryAfterNanos())}
+	case *pb.Error_ItemMoved_:
+		return &runnel.ItemMovedError{
+			Segment: getSegment(d.ItemMoved.GetSegment()), Item: getItemKey(d.ItemMoved.GetItem()),
+			Want: getNumber[runnel.Sequence](d.ItemMoved.GetWant()), Have: seq(d.ItemMoved.GetHave()),
+		}
+	case *pb.Error_ItemNotFound:
+		return &runnel.ItemNotFoundError{Segment: getSegment(d.ItemNotFound.GetSegment()), Item: getItemKey(d.ItemNotFound.GetItem())}
 	case *pb.Error_StorageFull_:
 		return &runnel.StorageFullError{Free: d.StorageFull.GetFree(), Keep: d.StorageFull.GetKeep(), Need: d.StorageFull.GetNeed()}
 	}

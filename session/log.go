@@ -29,6 +29,9 @@ func againAppend(o *runnel.AppendOptions) again {
 
 // Transact makes one commit to a space.
 func (c *Client) Transact(ctx context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
+	if err := checkItems(&t); err != nil {
+		return runnel.Committed{}, err
+	}
 	req := &pb.Request{Operation: &pb.Request_Transact_{Transact: putTransaction(space, &t)}}
 	resp, err := c.call(ctx, againTransact(&t), req)
 	var committed runnel.Committed
@@ -38,6 +41,9 @@ func (c *Client) Transact(ctx context.Context, space runnel.Space, t runnel.Tran
 			if i < len(committed.Appended) {
 				committed.Appended[i] = getAppended(a)
 			}
+		}
+		for _, w := range resp.GetCommitted().GetItems() {
+			committed.Items = append(committed.Items, getItemsWritten(w))
 		}
 	}
 	return committed, err
@@ -51,7 +57,12 @@ func againTransact(t *runnel.Transaction) again {
 			return never
 		}
 	}
-	if len(t.Writes) > 0 {
+	for i := range t.Items {
+		if t.Items[i].Key == "" {
+			return never
+		}
+	}
+	if len(t.Writes) > 0 || len(t.Items) > 0 {
 		return asIs
 	}
 	for i := range t.Cursors {

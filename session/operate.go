@@ -101,6 +101,9 @@ func (o *operation) transact(ctx context.Context, m *pb.Request_Transact) (*pb.R
 	for i := range committed.Appended {
 		answer.Appended = append(answer.Appended, putAppended(&committed.Appended[i]))
 	}
+	for i := range committed.Items {
+		answer.Items = append(answer.Items, putItemsWritten(&committed.Items[i]))
+	}
 	return &pb.Response{Content: &pb.Response_Committed{Committed: answer}}, nil
 }
 

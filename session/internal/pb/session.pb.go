@@ -51,6 +51,7 @@ const (
 	Error_CODE_SHUTDOWN          Error_Code = 24
 	Error_CODE_CANCELED          Error_Code = 25
 	Error_CODE_DEADLINE_EXCEEDED Error_Code = 26
+	Error_CODE_ITEM_MOVED        Error_Code = 27
 )
 
 // Enum value maps for Error_Code.
@@ -83,6 +84,7 @@ var (
 		24: "CODE_SHUTDOWN",
 		25: "CODE_CANCELED",
 		26: "CODE_DEADLINE_EXCEEDED",
+		27: "CODE_ITEM_MOVED",
 	}
 	Error_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":       0,
@@ -112,6 +114,7 @@ var (
 		"CODE_SHUTDOWN":          24,
 		"CODE_CANCELED":          25,
 		"CODE_DEADLINE_EXCEEDED": 26,
+		"CODE_ITEM_MOVED":        27,
 	}
 )
 
@@ -139,7 +142,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_session_proto_rawDescGZIP(), []int{29, 0}
 }
 
 // Times are those of the Unix epoch; a time that is absent is the zero time.
@@ -617,6 +620,7 @@ type CreateOptions struct {
 	Closed        bool                   `protobuf:"varint,6,opt,name=closed" json:"closed,omitempty"`
 	Records       *Records               `protobuf:"bytes,7,opt,name=records" json:"records,omitempty"`
 	Fork          *CreateOptions_Fork    `protobuf:"bytes,8,opt,name=fork" json:"fork,omitempty"`
+	Items         bool                   `protobuf:"varint,9,opt,name=items" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +709,13 @@ func (x *CreateOptions) GetFork() *CreateOptions_Fork {
 		return x.Fork
 	}
 	return nil
+}
+
+func (x *CreateOptions) GetItems() bool {
+	if x != nil {
+		return x.Items
+	}
+	return false
 }
 
 type AppendOptions struct {
@@ -1985,6 +1996,7 @@ func (x *Appended) GetClosed() bool {
 type Committed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Appended      []*Appended            `protobuf:"bytes,1,rep,name=appended" json:"appended,omitempty"`
+	Items         []*ItemsWritten        `protobuf:"bytes,2,rep,name=items" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2026,6 +2038,201 @@ func (x *Committed) GetAppended() []*Appended {
 	return nil
 }
 
+func (x *Committed) GetItems() []*ItemsWritten {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type ItemsWritten struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Appended      *Appended              `protobuf:"bytes,1,opt,name=appended" json:"appended,omitempty"`
+	Results       []*ItemsWritten_Result `protobuf:"bytes,2,rep,name=results" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemsWritten) Reset() {
+	*x = ItemsWritten{}
+	mi := &file_session_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemsWritten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemsWritten) ProtoMessage() {}
+
+func (x *ItemsWritten) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemsWritten.ProtoReflect.Descriptor instead.
+func (*ItemsWritten) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ItemsWritten) GetAppended() *Appended {
+	if x != nil {
+		return x.Appended
+	}
+	return nil
+}
+
+func (x *ItemsWritten) GetResults() []*ItemsWritten_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type ItemKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type" json:"type,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemKey) Reset() {
+	*x = ItemKey{}
+	mi := &file_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemKey) ProtoMessage() {}
+
+func (x *ItemKey) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemKey.ProtoReflect.Descriptor instead.
+func (*ItemKey) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ItemKey) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ItemKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type Item struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          *ItemKey               `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value" json:"value,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version" json:"version,omitempty"`
+	Created       *Time                  `protobuf:"bytes,4,opt,name=created" json:"created,omitempty"`
+	Updated       *Time                  `protobuf:"bytes,5,opt,name=updated" json:"updated,omitempty"`
+	Expires       *Time                  `protobuf:"bytes,6,opt,name=expires" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Item) Reset() {
+	*x = Item{}
+	mi := &file_session_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Item) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Item) ProtoMessage() {}
+
+func (x *Item) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Item.ProtoReflect.Descriptor instead.
+func (*Item) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Item) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Item) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Item) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Item) GetCreated() *Time {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Item) GetUpdated() *Time {
+	if x != nil {
+		return x.Updated
+	}
+	return nil
+}
+
+func (x *Item) GetExpires() *Time {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 type Info struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
@@ -2039,13 +2246,14 @@ type Info struct {
 	TtlNanos      int64                  `protobuf:"varint,9,opt,name=ttl_nanos,json=ttlNanos" json:"ttl_nanos,omitempty"`
 	ExpiresAt     *Time                  `protobuf:"bytes,10,opt,name=expires_at,json=expiresAt" json:"expires_at,omitempty"`
 	Retention     *Retention             `protobuf:"bytes,11,opt,name=retention" json:"retention,omitempty"`
+	Items         bool                   `protobuf:"varint,12,opt,name=items" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_session_proto_msgTypes[19]
+	mi := &file_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2265,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[19]
+	mi := &file_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2278,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{19}
+	return file_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Info) GetSegment() *Segment {
@@ -2150,6 +2358,13 @@ func (x *Info) GetRetention() *Retention {
 	return nil
 }
 
+func (x *Info) GetItems() bool {
+	if x != nil {
+		return x.Items
+	}
+	return false
+}
+
 type Created struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Info          *Info                  `protobuf:"bytes,1,opt,name=info" json:"info,omitempty"`
@@ -2160,7 +2375,7 @@ type Created struct {
 
 func (x *Created) Reset() {
 	*x = Created{}
-	mi := &file_session_proto_msgTypes[20]
+	mi := &file_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2387,7 @@ func (x *Created) String() string {
 func (*Created) ProtoMessage() {}
 
 func (x *Created) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[20]
+	mi := &file_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2400,7 @@ func (x *Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Created.ProtoReflect.Descriptor instead.
 func (*Created) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{20}
+	return file_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Created) GetInfo() *Info {
@@ -2213,7 +2428,7 @@ type SpaceInfo struct {
 
 func (x *SpaceInfo) Reset() {
 	*x = SpaceInfo{}
-	mi := &file_session_proto_msgTypes[21]
+	mi := &file_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2440,7 @@ func (x *SpaceInfo) String() string {
 func (*SpaceInfo) ProtoMessage() {}
 
 func (x *SpaceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[21]
+	mi := &file_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2453,7 @@ func (x *SpaceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceInfo.ProtoReflect.Descriptor instead.
 func (*SpaceInfo) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{21}
+	return file_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SpaceInfo) GetSpace() *Space {
@@ -2274,7 +2489,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_session_proto_msgTypes[22]
+	mi := &file_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2501,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[22]
+	mi := &file_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2514,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{22}
+	return file_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Status) GetInfo() *Info {
@@ -2342,7 +2557,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_session_proto_msgTypes[23]
+	mi := &file_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2569,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[23]
+	mi := &file_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2582,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{23}
+	return file_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Cursor) GetName() *CursorName {
@@ -2414,7 +2629,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_session_proto_msgTypes[24]
+	mi := &file_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2641,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[24]
+	mi := &file_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2654,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{24}
+	return file_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Lease) GetSpace() *Space {
@@ -2510,7 +2725,7 @@ type LeaseEvent struct {
 
 func (x *LeaseEvent) Reset() {
 	*x = LeaseEvent{}
-	mi := &file_session_proto_msgTypes[25]
+	mi := &file_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2737,7 @@ func (x *LeaseEvent) String() string {
 func (*LeaseEvent) ProtoMessage() {}
 
 func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[25]
+	mi := &file_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2750,7 @@ func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEvent.ProtoReflect.Descriptor instead.
 func (*LeaseEvent) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{25}
+	return file_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeaseEvent) GetLease() *Lease {
@@ -2599,6 +2814,8 @@ type Error struct {
 	//	*Error_Forbidden_
 	//	*Error_Unavailable_
 	//	*Error_StorageFull_
+	//	*Error_ItemMoved_
+	//	*Error_ItemNotFound
 	Detail        isError_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2606,7 +2823,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_session_proto_msgTypes[26]
+	mi := &file_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2835,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[26]
+	mi := &file_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2848,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26}
+	return file_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Error) GetMessage() string {
@@ -2880,6 +3097,24 @@ func (x *Error) GetStorageFull() *Error_StorageFull {
 	return nil
 }
 
+func (x *Error) GetItemMoved() *Error_ItemMoved {
+	if x != nil {
+		if x, ok := x.Detail.(*Error_ItemMoved_); ok {
+			return x.ItemMoved
+		}
+	}
+	return nil
+}
+
+func (x *Error) GetItemNotFound() *Error_ItemMoved {
+	if x != nil {
+		if x, ok := x.Detail.(*Error_ItemNotFound); ok {
+			return x.ItemNotFound
+		}
+	}
+	return nil
+}
+
 type isError_Detail interface {
 	isError_Detail()
 }
@@ -2984,6 +3219,14 @@ type Error_StorageFull_ struct {
 	StorageFull *Error_StorageFull `protobuf:"bytes,34,opt,name=storage_full,json=storageFull,oneof"`
 }
 
+type Error_ItemMoved_ struct {
+	ItemMoved *Error_ItemMoved `protobuf:"bytes,35,opt,name=item_moved,json=itemMoved,oneof"`
+}
+
+type Error_ItemNotFound struct {
+	ItemNotFound *Error_ItemMoved `protobuf:"bytes,36,opt,name=item_not_found,json=itemNotFound,oneof"` // without versions
+}
+
 func (*Error_Name_) isError_Detail() {}
 
 func (*Error_Offset) isError_Detail() {}
@@ -3034,6 +3277,10 @@ func (*Error_Unavailable_) isError_Detail() {}
 
 func (*Error_StorageFull_) isError_Detail() {}
 
+func (*Error_ItemMoved_) isError_Detail() {}
+
+func (*Error_ItemNotFound) isError_Detail() {}
+
 type CreateOptions_Fork struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        *Segment               `protobuf:"bytes,1,opt,name=source" json:"source,omitempty"`
@@ -3046,7 +3293,7 @@ type CreateOptions_Fork struct {
 
 func (x *CreateOptions_Fork) Reset() {
 	*x = CreateOptions_Fork{}
-	mi := &file_session_proto_msgTypes[27]
+	mi := &file_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3305,7 @@ func (x *CreateOptions_Fork) String() string {
 func (*CreateOptions_Fork) ProtoMessage() {}
 
 func (x *CreateOptions_Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[27]
+	mi := &file_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3360,7 @@ type AppendOptions_Producer struct {
 
 func (x *AppendOptions_Producer) Reset() {
 	*x = AppendOptions_Producer{}
-	mi := &file_session_proto_msgTypes[28]
+	mi := &file_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3372,7 @@ func (x *AppendOptions_Producer) String() string {
 func (*AppendOptions_Producer) ProtoMessage() {}
 
 func (x *AppendOptions_Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[28]
+	mi := &file_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3420,7 @@ type Request_Append struct {
 
 func (x *Request_Append) Reset() {
 	*x = Request_Append{}
-	mi := &file_session_proto_msgTypes[30]
+	mi := &file_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3185,7 +3432,7 @@ func (x *Request_Append) String() string {
 func (*Request_Append) ProtoMessage() {}
 
 func (x *Request_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[30]
+	mi := &file_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,13 +3475,14 @@ type Request_Transact struct {
 	Writes        []*Request_Append      `protobuf:"bytes,2,rep,name=writes" json:"writes,omitempty"` // their segments have a name only
 	Cursors       []*Request_CursorMove  `protobuf:"bytes,3,rep,name=cursors" json:"cursors,omitempty"`
 	Fences        []*Fence               `protobuf:"bytes,4,rep,name=fences" json:"fences,omitempty"`
+	Items         []*Request_ItemWrites  `protobuf:"bytes,5,rep,name=items" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Request_Transact) Reset() {
 	*x = Request_Transact{}
-	mi := &file_session_proto_msgTypes[31]
+	mi := &file_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3494,7 @@ func (x *Request_Transact) String() string {
 func (*Request_Transact) ProtoMessage() {}
 
 func (x *Request_Transact) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[31]
+	mi := &file_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,6 +3538,189 @@ func (x *Request_Transact) GetFences() []*Fence {
 	return nil
 }
 
+func (x *Request_Transact) GetItems() []*Request_ItemWrites {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type Request_ItemWrites struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       string                 `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Create        *CreateOptions         `protobuf:"bytes,2,opt,name=create" json:"create,omitempty"`
+	TxId          string                 `protobuf:"bytes,3,opt,name=tx_id,json=txId" json:"tx_id,omitempty"`
+	Key           string                 `protobuf:"bytes,4,opt,name=key" json:"key,omitempty"`
+	Sum           uint64                 `protobuf:"fixed64,5,opt,name=sum" json:"sum,omitempty"`
+	Writes        []*Request_ItemWrite   `protobuf:"bytes,6,rep,name=writes" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request_ItemWrites) Reset() {
+	*x = Request_ItemWrites{}
+	mi := &file_session_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request_ItemWrites) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request_ItemWrites) ProtoMessage() {}
+
+func (x *Request_ItemWrites) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request_ItemWrites.ProtoReflect.Descriptor instead.
+func (*Request_ItemWrites) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{11, 3}
+}
+
+func (x *Request_ItemWrites) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
+func (x *Request_ItemWrites) GetCreate() *CreateOptions {
+	if x != nil {
+		return x.Create
+	}
+	return nil
+}
+
+func (x *Request_ItemWrites) GetTxId() string {
+	if x != nil {
+		return x.TxId
+	}
+	return ""
+}
+
+func (x *Request_ItemWrites) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Request_ItemWrites) GetSum() uint64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+func (x *Request_ItemWrites) GetWrites() []*Request_ItemWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+type Request_ItemWrite struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          *ItemKey               `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
+	IfVersion     *Number                `protobuf:"bytes,2,opt,name=if_version,json=ifVersion" json:"if_version,omitempty"`
+	IfExists      bool                   `protobuf:"varint,3,opt,name=if_exists,json=ifExists" json:"if_exists,omitempty"`
+	HasValue      bool                   `protobuf:"varint,4,opt,name=has_value,json=hasValue" json:"has_value,omitempty"` // else the item is deleted
+	Value         []byte                 `protobuf:"bytes,5,opt,name=value" json:"value,omitempty"`
+	TtlNanos      int64                  `protobuf:"varint,6,opt,name=ttl_nanos,json=ttlNanos" json:"ttl_nanos,omitempty"`
+	KeepTtl       bool                   `protobuf:"varint,7,opt,name=keep_ttl,json=keepTtl" json:"keep_ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request_ItemWrite) Reset() {
+	*x = Request_ItemWrite{}
+	mi := &file_session_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request_ItemWrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request_ItemWrite) ProtoMessage() {}
+
+func (x *Request_ItemWrite) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request_ItemWrite.ProtoReflect.Descriptor instead.
+func (*Request_ItemWrite) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{11, 4}
+}
+
+func (x *Request_ItemWrite) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Request_ItemWrite) GetIfVersion() *Number {
+	if x != nil {
+		return x.IfVersion
+	}
+	return nil
+}
+
+func (x *Request_ItemWrite) GetIfExists() bool {
+	if x != nil {
+		return x.IfExists
+	}
+	return false
+}
+
+func (x *Request_ItemWrite) GetHasValue() bool {
+	if x != nil {
+		return x.HasValue
+	}
+	return false
+}
+
+func (x *Request_ItemWrite) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *Request_ItemWrite) GetTtlNanos() int64 {
+	if x != nil {
+		return x.TtlNanos
+	}
+	return 0
+}
+
+func (x *Request_ItemWrite) GetKeepTtl() bool {
+	if x != nil {
+		return x.KeepTtl
+	}
+	return false
+}
+
 type Request_CursorMove struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Segment       string                 `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
@@ -3303,7 +3734,7 @@ type Request_CursorMove struct {
 
 func (x *Request_CursorMove) Reset() {
 	*x = Request_CursorMove{}
-	mi := &file_session_proto_msgTypes[32]
+	mi := &file_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3746,7 @@ func (x *Request_CursorMove) String() string {
 func (*Request_CursorMove) ProtoMessage() {}
 
 func (x *Request_CursorMove) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[32]
+	mi := &file_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3759,7 @@ func (x *Request_CursorMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_CursorMove.ProtoReflect.Descriptor instead.
 func (*Request_CursorMove) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 3}
+	return file_session_proto_rawDescGZIP(), []int{11, 5}
 }
 
 func (x *Request_CursorMove) GetSegment() string {
@@ -3376,7 +3807,7 @@ type Request_Create struct {
 
 func (x *Request_Create) Reset() {
 	*x = Request_Create{}
-	mi := &file_session_proto_msgTypes[33]
+	mi := &file_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3819,7 @@ func (x *Request_Create) String() string {
 func (*Request_Create) ProtoMessage() {}
 
 func (x *Request_Create) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[33]
+	mi := &file_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3832,7 @@ func (x *Request_Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Create.ProtoReflect.Descriptor instead.
 func (*Request_Create) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 4}
+	return file_session_proto_rawDescGZIP(), []int{11, 6}
 }
 
 func (x *Request_Create) GetSegment() *Segment {
@@ -3428,7 +3859,7 @@ type Request_SequenceAt struct {
 
 func (x *Request_SequenceAt) Reset() {
 	*x = Request_SequenceAt{}
-	mi := &file_session_proto_msgTypes[34]
+	mi := &file_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3871,7 @@ func (x *Request_SequenceAt) String() string {
 func (*Request_SequenceAt) ProtoMessage() {}
 
 func (x *Request_SequenceAt) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[34]
+	mi := &file_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3884,7 @@ func (x *Request_SequenceAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_SequenceAt.ProtoReflect.Descriptor instead.
 func (*Request_SequenceAt) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 5}
+	return file_session_proto_rawDescGZIP(), []int{11, 7}
 }
 
 func (x *Request_SequenceAt) GetSegment() *Segment {
@@ -3480,7 +3911,7 @@ type Request_PositionAt struct {
 
 func (x *Request_PositionAt) Reset() {
 	*x = Request_PositionAt{}
-	mi := &file_session_proto_msgTypes[35]
+	mi := &file_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3923,7 @@ func (x *Request_PositionAt) String() string {
 func (*Request_PositionAt) ProtoMessage() {}
 
 func (x *Request_PositionAt) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[35]
+	mi := &file_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3936,7 @@ func (x *Request_PositionAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_PositionAt.ProtoReflect.Descriptor instead.
 func (*Request_PositionAt) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 6}
+	return file_session_proto_rawDescGZIP(), []int{11, 8}
 }
 
 func (x *Request_PositionAt) GetSpace() *Space {
@@ -3541,7 +3972,7 @@ type Request_Query struct {
 
 func (x *Request_Query) Reset() {
 	*x = Request_Query{}
-	mi := &file_session_proto_msgTypes[36]
+	mi := &file_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3984,7 @@ func (x *Request_Query) String() string {
 func (*Request_Query) ProtoMessage() {}
 
 func (x *Request_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[36]
+	mi := &file_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3997,7 @@ func (x *Request_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Query.ProtoReflect.Descriptor instead.
 func (*Request_Query) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 7}
+	return file_session_proto_rawDescGZIP(), []int{11, 9}
 }
 
 func (x *Request_Query) GetSources() []*Source {
@@ -3655,7 +4086,7 @@ type Request_Stores struct {
 
 func (x *Request_Stores) Reset() {
 	*x = Request_Stores{}
-	mi := &file_session_proto_msgTypes[37]
+	mi := &file_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +4098,7 @@ func (x *Request_Stores) String() string {
 func (*Request_Stores) ProtoMessage() {}
 
 func (x *Request_Stores) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[37]
+	mi := &file_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +4111,7 @@ func (x *Request_Stores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Stores.ProtoReflect.Descriptor instead.
 func (*Request_Stores) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 8}
+	return file_session_proto_rawDescGZIP(), []int{11, 10}
 }
 
 func (x *Request_Stores) GetAfter() []byte {
@@ -3701,7 +4132,7 @@ type Request_Spaces struct {
 
 func (x *Request_Spaces) Reset() {
 	*x = Request_Spaces{}
-	mi := &file_session_proto_msgTypes[38]
+	mi := &file_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +4144,7 @@ func (x *Request_Spaces) String() string {
 func (*Request_Spaces) ProtoMessage() {}
 
 func (x *Request_Spaces) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[38]
+	mi := &file_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +4157,7 @@ func (x *Request_Spaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Spaces.ProtoReflect.Descriptor instead.
 func (*Request_Spaces) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 9}
+	return file_session_proto_rawDescGZIP(), []int{11, 11}
 }
 
 func (x *Request_Spaces) GetStore() []byte {
@@ -3762,7 +4193,7 @@ type Request_List struct {
 
 func (x *Request_List) Reset() {
 	*x = Request_List{}
-	mi := &file_session_proto_msgTypes[39]
+	mi := &file_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4205,7 @@ func (x *Request_List) String() string {
 func (*Request_List) ProtoMessage() {}
 
 func (x *Request_List) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[39]
+	mi := &file_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4218,7 @@ func (x *Request_List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_List.ProtoReflect.Descriptor instead.
 func (*Request_List) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 10}
+	return file_session_proto_rawDescGZIP(), []int{11, 12}
 }
 
 func (x *Request_List) GetStore() []byte {
@@ -3828,7 +4259,7 @@ type Request_WatchSegments struct {
 
 func (x *Request_WatchSegments) Reset() {
 	*x = Request_WatchSegments{}
-	mi := &file_session_proto_msgTypes[40]
+	mi := &file_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +4271,7 @@ func (x *Request_WatchSegments) String() string {
 func (*Request_WatchSegments) ProtoMessage() {}
 
 func (x *Request_WatchSegments) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[40]
+	mi := &file_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4284,7 @@ func (x *Request_WatchSegments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_WatchSegments.ProtoReflect.Descriptor instead.
 func (*Request_WatchSegments) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 11}
+	return file_session_proto_rawDescGZIP(), []int{11, 13}
 }
 
 func (x *Request_WatchSegments) GetStore() []byte {
@@ -3882,7 +4313,7 @@ type Request_Cursors struct {
 
 func (x *Request_Cursors) Reset() {
 	*x = Request_Cursors{}
-	mi := &file_session_proto_msgTypes[41]
+	mi := &file_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4325,7 @@ func (x *Request_Cursors) String() string {
 func (*Request_Cursors) ProtoMessage() {}
 
 func (x *Request_Cursors) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[41]
+	mi := &file_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4338,7 @@ func (x *Request_Cursors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Cursors.ProtoReflect.Descriptor instead.
 func (*Request_Cursors) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 12}
+	return file_session_proto_rawDescGZIP(), []int{11, 14}
 }
 
 func (x *Request_Cursors) GetSpace() *Space {
@@ -3952,7 +4383,7 @@ type Request_AcquireLease struct {
 
 func (x *Request_AcquireLease) Reset() {
 	*x = Request_AcquireLease{}
-	mi := &file_session_proto_msgTypes[42]
+	mi := &file_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4395,7 @@ func (x *Request_AcquireLease) String() string {
 func (*Request_AcquireLease) ProtoMessage() {}
 
 func (x *Request_AcquireLease) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[42]
+	mi := &file_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4408,7 @@ func (x *Request_AcquireLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_AcquireLease.ProtoReflect.Descriptor instead.
 func (*Request_AcquireLease) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 13}
+	return file_session_proto_rawDescGZIP(), []int{11, 15}
 }
 
 func (x *Request_AcquireLease) GetSpace() *Space {
@@ -4032,7 +4463,7 @@ type Request_Fenced struct {
 
 func (x *Request_Fenced) Reset() {
 	*x = Request_Fenced{}
-	mi := &file_session_proto_msgTypes[43]
+	mi := &file_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4044,7 +4475,7 @@ func (x *Request_Fenced) String() string {
 func (*Request_Fenced) ProtoMessage() {}
 
 func (x *Request_Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[43]
+	mi := &file_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4057,7 +4488,7 @@ func (x *Request_Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Fenced.ProtoReflect.Descriptor instead.
 func (*Request_Fenced) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 14}
+	return file_session_proto_rawDescGZIP(), []int{11, 16}
 }
 
 func (x *Request_Fenced) GetSpace() *Space {
@@ -4085,7 +4516,7 @@ type Request_Leases struct {
 
 func (x *Request_Leases) Reset() {
 	*x = Request_Leases{}
-	mi := &file_session_proto_msgTypes[44]
+	mi := &file_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4528,7 @@ func (x *Request_Leases) String() string {
 func (*Request_Leases) ProtoMessage() {}
 
 func (x *Request_Leases) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[44]
+	mi := &file_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4541,7 @@ func (x *Request_Leases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Leases.ProtoReflect.Descriptor instead.
 func (*Request_Leases) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 15}
+	return file_session_proto_rawDescGZIP(), []int{11, 17}
 }
 
 func (x *Request_Leases) GetSpace() *Space {
@@ -4134,6 +4565,58 @@ func (x *Request_Leases) GetAfter() string {
 	return ""
 }
 
+type ItemsWritten_Result struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Old           *Item                  `protobuf:"bytes,1,opt,name=old" json:"old,omitempty"`
+	New           *Item                  `protobuf:"bytes,2,opt,name=new" json:"new,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemsWritten_Result) Reset() {
+	*x = ItemsWritten_Result{}
+	mi := &file_session_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemsWritten_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemsWritten_Result) ProtoMessage() {}
+
+func (x *ItemsWritten_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemsWritten_Result.ProtoReflect.Descriptor instead.
+func (*ItemsWritten_Result) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{19, 0}
+}
+
+func (x *ItemsWritten_Result) GetOld() *Item {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *ItemsWritten_Result) GetNew() *Item {
+	if x != nil {
+		return x.New
+	}
+	return nil
+}
+
 type Error_Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind" json:"kind,omitempty"`
@@ -4145,7 +4628,7 @@ type Error_Name struct {
 
 func (x *Error_Name) Reset() {
 	*x = Error_Name{}
-	mi := &file_session_proto_msgTypes[49]
+	mi := &file_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4640,7 @@ func (x *Error_Name) String() string {
 func (*Error_Name) ProtoMessage() {}
 
 func (x *Error_Name) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[49]
+	mi := &file_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +4653,7 @@ func (x *Error_Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Name.ProtoReflect.Descriptor instead.
 func (*Error_Name) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_session_proto_rawDescGZIP(), []int{29, 0}
 }
 
 func (x *Error_Name) GetKind() string {
@@ -4203,7 +4686,7 @@ type Error_Text struct {
 
 func (x *Error_Text) Reset() {
 	*x = Error_Text{}
-	mi := &file_session_proto_msgTypes[50]
+	mi := &file_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4698,7 @@ func (x *Error_Text) String() string {
 func (*Error_Text) ProtoMessage() {}
 
 func (x *Error_Text) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[50]
+	mi := &file_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4711,7 @@ func (x *Error_Text) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Text.ProtoReflect.Descriptor instead.
 func (*Error_Text) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 1}
+	return file_session_proto_rawDescGZIP(), []int{29, 1}
 }
 
 func (x *Error_Text) GetText() string {
@@ -4248,7 +4731,7 @@ type Error_Invalid struct {
 
 func (x *Error_Invalid) Reset() {
 	*x = Error_Invalid{}
-	mi := &file_session_proto_msgTypes[51]
+	mi := &file_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4743,7 @@ func (x *Error_Invalid) String() string {
 func (*Error_Invalid) ProtoMessage() {}
 
 func (x *Error_Invalid) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[51]
+	mi := &file_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4756,7 @@ func (x *Error_Invalid) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Invalid.ProtoReflect.Descriptor instead.
 func (*Error_Invalid) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 2}
+	return file_session_proto_rawDescGZIP(), []int{29, 2}
 }
 
 func (x *Error_Invalid) GetWhat() string {
@@ -4301,7 +4784,7 @@ type Error_TooLarge struct {
 
 func (x *Error_TooLarge) Reset() {
 	*x = Error_TooLarge{}
-	mi := &file_session_proto_msgTypes[52]
+	mi := &file_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4796,7 @@ func (x *Error_TooLarge) String() string {
 func (*Error_TooLarge) ProtoMessage() {}
 
 func (x *Error_TooLarge) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[52]
+	mi := &file_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4809,7 @@ func (x *Error_TooLarge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_TooLarge.ProtoReflect.Descriptor instead.
 func (*Error_TooLarge) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 3}
+	return file_session_proto_rawDescGZIP(), []int{29, 3}
 }
 
 func (x *Error_TooLarge) GetWhat() string {
@@ -4361,7 +4844,7 @@ type Error_Place struct {
 
 func (x *Error_Place) Reset() {
 	*x = Error_Place{}
-	mi := &file_session_proto_msgTypes[53]
+	mi := &file_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4373,7 +4856,7 @@ func (x *Error_Place) String() string {
 func (*Error_Place) ProtoMessage() {}
 
 func (x *Error_Place) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[53]
+	mi := &file_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4386,7 +4869,7 @@ func (x *Error_Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Place.ProtoReflect.Descriptor instead.
 func (*Error_Place) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 4}
+	return file_session_proto_rawDescGZIP(), []int{29, 4}
 }
 
 func (x *Error_Place) GetSegment() *Segment {
@@ -4422,7 +4905,7 @@ type Error_Differs struct {
 
 func (x *Error_Differs) Reset() {
 	*x = Error_Differs{}
-	mi := &file_session_proto_msgTypes[54]
+	mi := &file_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4434,7 +4917,7 @@ func (x *Error_Differs) String() string {
 func (*Error_Differs) ProtoMessage() {}
 
 func (x *Error_Differs) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[54]
+	mi := &file_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4447,7 +4930,7 @@ func (x *Error_Differs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Differs.ProtoReflect.Descriptor instead.
 func (*Error_Differs) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 5}
+	return file_session_proto_rawDescGZIP(), []int{29, 5}
 }
 
 func (x *Error_Differs) GetSegment() *Segment {
@@ -4489,7 +4972,7 @@ type Error_Producer struct {
 
 func (x *Error_Producer) Reset() {
 	*x = Error_Producer{}
-	mi := &file_session_proto_msgTypes[55]
+	mi := &file_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4501,7 +4984,7 @@ func (x *Error_Producer) String() string {
 func (*Error_Producer) ProtoMessage() {}
 
 func (x *Error_Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[55]
+	mi := &file_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4514,7 +4997,7 @@ func (x *Error_Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Producer.ProtoReflect.Descriptor instead.
 func (*Error_Producer) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 6}
+	return file_session_proto_rawDescGZIP(), []int{29, 6}
 }
 
 func (x *Error_Producer) GetProducer() string {
@@ -4549,7 +5032,7 @@ type Error_KeyReused struct {
 
 func (x *Error_KeyReused) Reset() {
 	*x = Error_KeyReused{}
-	mi := &file_session_proto_msgTypes[56]
+	mi := &file_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4561,7 +5044,7 @@ func (x *Error_KeyReused) String() string {
 func (*Error_KeyReused) ProtoMessage() {}
 
 func (x *Error_KeyReused) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[56]
+	mi := &file_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4574,7 +5057,7 @@ func (x *Error_KeyReused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_KeyReused.ProtoReflect.Descriptor instead.
 func (*Error_KeyReused) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 7}
+	return file_session_proto_rawDescGZIP(), []int{29, 7}
 }
 
 func (x *Error_KeyReused) GetSegment() *Segment {
@@ -4609,7 +5092,7 @@ type Error_BeyondHead struct {
 
 func (x *Error_BeyondHead) Reset() {
 	*x = Error_BeyondHead{}
-	mi := &file_session_proto_msgTypes[57]
+	mi := &file_session_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4621,7 +5104,7 @@ func (x *Error_BeyondHead) String() string {
 func (*Error_BeyondHead) ProtoMessage() {}
 
 func (x *Error_BeyondHead) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[57]
+	mi := &file_session_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4634,7 +5117,7 @@ func (x *Error_BeyondHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_BeyondHead.ProtoReflect.Descriptor instead.
 func (*Error_BeyondHead) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 8}
+	return file_session_proto_rawDescGZIP(), []int{29, 8}
 }
 
 func (x *Error_BeyondHead) GetSpace() *Space {
@@ -4669,7 +5152,7 @@ type Error_CursorMoved struct {
 
 func (x *Error_CursorMoved) Reset() {
 	*x = Error_CursorMoved{}
-	mi := &file_session_proto_msgTypes[58]
+	mi := &file_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4681,7 +5164,7 @@ func (x *Error_CursorMoved) String() string {
 func (*Error_CursorMoved) ProtoMessage() {}
 
 func (x *Error_CursorMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[58]
+	mi := &file_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4694,7 +5177,7 @@ func (x *Error_CursorMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_CursorMoved.ProtoReflect.Descriptor instead.
 func (*Error_CursorMoved) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 9}
+	return file_session_proto_rawDescGZIP(), []int{29, 9}
 }
 
 func (x *Error_CursorMoved) GetCursor() *CursorName {
@@ -4729,7 +5212,7 @@ type Error_LeaseLost struct {
 
 func (x *Error_LeaseLost) Reset() {
 	*x = Error_LeaseLost{}
-	mi := &file_session_proto_msgTypes[59]
+	mi := &file_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +5224,7 @@ func (x *Error_LeaseLost) String() string {
 func (*Error_LeaseLost) ProtoMessage() {}
 
 func (x *Error_LeaseLost) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[59]
+	mi := &file_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +5237,7 @@ func (x *Error_LeaseLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_LeaseLost.ProtoReflect.Descriptor instead.
 func (*Error_LeaseLost) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 10}
+	return file_session_proto_rawDescGZIP(), []int{29, 10}
 }
 
 func (x *Error_LeaseLost) GetKey() string {
@@ -4789,7 +5272,7 @@ type Error_Forbidden struct {
 
 func (x *Error_Forbidden) Reset() {
 	*x = Error_Forbidden{}
-	mi := &file_session_proto_msgTypes[60]
+	mi := &file_session_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4801,7 +5284,7 @@ func (x *Error_Forbidden) String() string {
 func (*Error_Forbidden) ProtoMessage() {}
 
 func (x *Error_Forbidden) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[60]
+	mi := &file_session_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4814,7 +5297,7 @@ func (x *Error_Forbidden) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Forbidden.ProtoReflect.Descriptor instead.
 func (*Error_Forbidden) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 11}
+	return file_session_proto_rawDescGZIP(), []int{29, 11}
 }
 
 func (x *Error_Forbidden) GetAction() string {
@@ -4848,7 +5331,7 @@ type Error_Unavailable struct {
 
 func (x *Error_Unavailable) Reset() {
 	*x = Error_Unavailable{}
-	mi := &file_session_proto_msgTypes[61]
+	mi := &file_session_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4860,7 +5343,7 @@ func (x *Error_Unavailable) String() string {
 func (*Error_Unavailable) ProtoMessage() {}
 
 func (x *Error_Unavailable) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[61]
+	mi := &file_session_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4873,7 +5356,7 @@ func (x *Error_Unavailable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Unavailable.ProtoReflect.Descriptor instead.
 func (*Error_Unavailable) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 12}
+	return file_session_proto_rawDescGZIP(), []int{29, 12}
 }
 
 func (x *Error_Unavailable) GetReason() string {
@@ -4890,6 +5373,74 @@ func (x *Error_Unavailable) GetRetryAfterNanos() int64 {
 	return 0
 }
 
+type Error_ItemMoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Item          *ItemKey               `protobuf:"bytes,2,opt,name=item" json:"item,omitempty"`
+	Want          *Number                `protobuf:"bytes,3,opt,name=want" json:"want,omitempty"`
+	Have          uint64                 `protobuf:"varint,4,opt,name=have" json:"have,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Error_ItemMoved) Reset() {
+	*x = Error_ItemMoved{}
+	mi := &file_session_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Error_ItemMoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Error_ItemMoved) ProtoMessage() {}
+
+func (x *Error_ItemMoved) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Error_ItemMoved.ProtoReflect.Descriptor instead.
+func (*Error_ItemMoved) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{29, 13}
+}
+
+func (x *Error_ItemMoved) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *Error_ItemMoved) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Error_ItemMoved) GetWant() *Number {
+	if x != nil {
+		return x.Want
+	}
+	return nil
+}
+
+func (x *Error_ItemMoved) GetHave() uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
 type Error_StorageFull struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Free          int64                  `protobuf:"varint,1,opt,name=free" json:"free,omitempty"`
@@ -4901,7 +5452,7 @@ type Error_StorageFull struct {
 
 func (x *Error_StorageFull) Reset() {
 	*x = Error_StorageFull{}
-	mi := &file_session_proto_msgTypes[62]
+	mi := &file_session_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4913,7 +5464,7 @@ func (x *Error_StorageFull) String() string {
 func (*Error_StorageFull) ProtoMessage() {}
 
 func (x *Error_StorageFull) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[62]
+	mi := &file_session_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4926,7 +5477,7 @@ func (x *Error_StorageFull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_StorageFull.ProtoReflect.Descriptor instead.
 func (*Error_StorageFull) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26, 13}
+	return file_session_proto_rawDescGZIP(), []int{29, 14}
 }
 
 func (x *Error_StorageFull) GetFree() int64 {
@@ -4987,7 +5538,7 @@ const file_session_proto_rawDesc = "" +
 	"\tRetention\x12\x1b\n" +
 	"\tage_nanos\x18\x01 \x01(\x03R\bageNanos\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
-	"\aentries\x18\x03 \x01(\x04R\aentries\"\xdb\x03\n" +
+	"\aentries\x18\x03 \x01(\x04R\aentries\"\xf1\x03\n" +
 	"\rCreateOptions\x12!\n" +
 	"\fcontent_type\x18\x01 \x01(\tR\vcontentType\x12\x1b\n" +
 	"\tttl_nanos\x18\x02 \x01(\x03R\bttlNanos\x12\x17\n" +
@@ -4997,7 +5548,8 @@ const file_session_proto_rawDesc = "" +
 	"\tretention\x18\x05 \x01(\v2\x1c.runnel.session.v1.RetentionR\tretention\x12\x16\n" +
 	"\x06closed\x18\x06 \x01(\bR\x06closed\x124\n" +
 	"\arecords\x18\a \x01(\v2\x1a.runnel.session.v1.RecordsR\arecords\x129\n" +
-	"\x04fork\x18\b \x01(\v2%.runnel.session.v1.CreateOptions.ForkR\x04fork\x1at\n" +
+	"\x04fork\x18\b \x01(\v2%.runnel.session.v1.CreateOptions.ForkR\x04fork\x12\x14\n" +
+	"\x05items\x18\t \x01(\bR\x05items\x1at\n" +
 	"\x04Fork\x122\n" +
 	"\x06source\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\x06source\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12\x16\n" +
@@ -5025,7 +5577,7 @@ const file_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"1\n" +
 	"\x05Fence\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\xd0\x1f\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xe7#\n" +
 	"\aRequest\x12#\n" +
 	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12A\n" +
 	"\acarrier\x18\x02 \x03(\v2'.runnel.session.v1.Request.CarrierEntryR\acarrier\x12;\n" +
@@ -5062,12 +5614,30 @@ const file_session_proto_rawDesc = "" +
 	"\x06Append\x124\n" +
 	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12:\n" +
 	"\aoptions\x18\x02 \x01(\v2 .runnel.session.v1.AppendOptionsR\aoptions\x124\n" +
-	"\arecords\x18\x03 \x01(\v2\x1a.runnel.session.v1.RecordsR\arecords\x1a\xe8\x01\n" +
+	"\arecords\x18\x03 \x01(\v2\x1a.runnel.session.v1.RecordsR\arecords\x1a\xa5\x02\n" +
 	"\bTransact\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.runnel.session.v1.SpaceR\x05space\x129\n" +
 	"\x06writes\x18\x02 \x03(\v2!.runnel.session.v1.Request.AppendR\x06writes\x12?\n" +
 	"\acursors\x18\x03 \x03(\v2%.runnel.session.v1.Request.CursorMoveR\acursors\x120\n" +
-	"\x06fences\x18\x04 \x03(\v2\x18.runnel.session.v1.FenceR\x06fences\x1a\x9b\x01\n" +
+	"\x06fences\x18\x04 \x03(\v2\x18.runnel.session.v1.FenceR\x06fences\x12;\n" +
+	"\x05items\x18\x05 \x03(\v2%.runnel.session.v1.Request.ItemWritesR\x05items\x1a\xd7\x01\n" +
+	"\n" +
+	"ItemWrites\x12\x18\n" +
+	"\asegment\x18\x01 \x01(\tR\asegment\x128\n" +
+	"\x06create\x18\x02 \x01(\v2 .runnel.session.v1.CreateOptionsR\x06create\x12\x13\n" +
+	"\x05tx_id\x18\x03 \x01(\tR\x04txId\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x10\n" +
+	"\x03sum\x18\x05 \x01(\x06R\x03sum\x12<\n" +
+	"\x06writes\x18\x06 \x03(\v2$.runnel.session.v1.Request.ItemWriteR\x06writes\x1a\xfd\x01\n" +
+	"\tItemWrite\x12.\n" +
+	"\x04item\x18\x01 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x128\n" +
+	"\n" +
+	"if_version\x18\x02 \x01(\v2\x19.runnel.session.v1.NumberR\tifVersion\x12\x1b\n" +
+	"\tif_exists\x18\x03 \x01(\bR\bifExists\x12\x1b\n" +
+	"\thas_value\x18\x04 \x01(\bR\bhasValue\x12\x14\n" +
+	"\x05value\x18\x05 \x01(\fR\x05value\x12\x1b\n" +
+	"\tttl_nanos\x18\x06 \x01(\x03R\bttlNanos\x12\x19\n" +
+	"\bkeep_ttl\x18\a \x01(\bR\akeepTtl\x1a\x9b\x01\n" +
 	"\n" +
 	"CursorMove\x12\x18\n" +
 	"\asegment\x18\x01 \x01(\tR\asegment\x12\x12\n" +
@@ -5184,9 +5754,26 @@ const file_session_proto_rawDesc = "" +
 	"\tduplicate\x18\x05 \x01(\bR\tduplicate\x12\x18\n" +
 	"\acreated\x18\x06 \x01(\bR\acreated\x12!\n" +
 	"\fproducer_seq\x18\a \x01(\x04R\vproducerSeq\x12\x16\n" +
-	"\x06closed\x18\b \x01(\bR\x06closed\"D\n" +
+	"\x06closed\x18\b \x01(\bR\x06closed\"{\n" +
 	"\tCommitted\x127\n" +
-	"\bappended\x18\x01 \x03(\v2\x1b.runnel.session.v1.AppendedR\bappended\"\x91\x03\n" +
+	"\bappended\x18\x01 \x03(\v2\x1b.runnel.session.v1.AppendedR\bappended\x125\n" +
+	"\x05items\x18\x02 \x03(\v2\x1f.runnel.session.v1.ItemsWrittenR\x05items\"\xe9\x01\n" +
+	"\fItemsWritten\x127\n" +
+	"\bappended\x18\x01 \x01(\v2\x1b.runnel.session.v1.AppendedR\bappended\x12@\n" +
+	"\aresults\x18\x02 \x03(\v2&.runnel.session.v1.ItemsWritten.ResultR\aresults\x1a^\n" +
+	"\x06Result\x12)\n" +
+	"\x03old\x18\x01 \x01(\v2\x17.runnel.session.v1.ItemR\x03old\x12)\n" +
+	"\x03new\x18\x02 \x01(\v2\x17.runnel.session.v1.ItemR\x03new\"/\n" +
+	"\aItemKey\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"\xff\x01\n" +
+	"\x04Item\x12.\n" +
+	"\x04item\x18\x01 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x121\n" +
+	"\acreated\x18\x04 \x01(\v2\x17.runnel.session.v1.TimeR\acreated\x121\n" +
+	"\aupdated\x18\x05 \x01(\v2\x17.runnel.session.v1.TimeR\aupdated\x121\n" +
+	"\aexpires\x18\x06 \x01(\v2\x17.runnel.session.v1.TimeR\aexpires\"\xa7\x03\n" +
 	"\x04Info\x124\n" +
 	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12!\n" +
@@ -5200,7 +5787,8 @@ const file_session_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\n" +
 	" \x01(\v2\x17.runnel.session.v1.TimeR\texpiresAt\x12:\n" +
-	"\tretention\x18\v \x01(\v2\x1c.runnel.session.v1.RetentionR\tretention\"P\n" +
+	"\tretention\x18\v \x01(\v2\x1c.runnel.session.v1.RetentionR\tretention\x12\x14\n" +
+	"\x05items\x18\f \x01(\bR\x05items\"P\n" +
 	"\aCreated\x12+\n" +
 	"\x04info\x18\x01 \x01(\v2\x17.runnel.session.v1.InfoR\x04info\x12\x18\n" +
 	"\aexisted\x18\x02 \x01(\bR\aexisted\"|\n" +
@@ -5235,7 +5823,7 @@ const file_session_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\v2\x18.runnel.session.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12\x12\n" +
-	"\x04mark\x18\x04 \x01(\bR\x04mark\"\xb6\x1b\n" +
+	"\x04mark\x18\x04 \x01(\bR\x04mark\"\x93\x1e\n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x123\n" +
 	"\x05codes\x18\x02 \x03(\x0e2\x1d.runnel.session.v1.Error.CodeR\x05codes\x123\n" +
@@ -5271,7 +5859,10 @@ const file_session_proto_rawDesc = "" +
 	"\funauthorized\x18\x1f \x01(\v2\x1d.runnel.session.v1.Error.TextH\x00R\funauthorized\x12B\n" +
 	"\tforbidden\x18  \x01(\v2\".runnel.session.v1.Error.ForbiddenH\x00R\tforbidden\x12H\n" +
 	"\vunavailable\x18! \x01(\v2$.runnel.session.v1.Error.UnavailableH\x00R\vunavailable\x12I\n" +
-	"\fstorage_full\x18\" \x01(\v2$.runnel.session.v1.Error.StorageFullH\x00R\vstorageFull\x1aB\n" +
+	"\fstorage_full\x18\" \x01(\v2$.runnel.session.v1.Error.StorageFullH\x00R\vstorageFull\x12C\n" +
+	"\n" +
+	"item_moved\x18# \x01(\v2\".runnel.session.v1.Error.ItemMovedH\x00R\titemMoved\x12J\n" +
+	"\x0eitem_not_found\x18$ \x01(\v2\".runnel.session.v1.Error.ItemMovedH\x00R\fitemNotFound\x1aB\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -5321,11 +5912,16 @@ const file_session_proto_rawDesc = "" +
 	"\x05scope\x18\x03 \x01(\tR\x05scope\x1aQ\n" +
 	"\vUnavailable\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12*\n" +
-	"\x11retry_after_nanos\x18\x02 \x01(\x03R\x0fretryAfterNanos\x1aI\n" +
+	"\x11retry_after_nanos\x18\x02 \x01(\x03R\x0fretryAfterNanos\x1a\xb4\x01\n" +
+	"\tItemMoved\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12.\n" +
+	"\x04item\x18\x02 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x12-\n" +
+	"\x04want\x18\x03 \x01(\v2\x19.runnel.session.v1.NumberR\x04want\x12\x12\n" +
+	"\x04have\x18\x04 \x01(\x04R\x04have\x1aI\n" +
 	"\vStorageFull\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\x03R\x04keep\x12\x12\n" +
-	"\x04need\x18\x03 \x01(\x03R\x04need\"\xbc\x04\n" +
+	"\x04need\x18\x03 \x01(\x03R\x04need\"\xd1\x04\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fCODE_INVALID\x10\x01\x12\x12\n" +
@@ -5354,7 +5950,8 @@ const file_session_proto_rawDesc = "" +
 	"\vCODE_FAILED\x10\x17\x12\x11\n" +
 	"\rCODE_SHUTDOWN\x10\x18\x12\x11\n" +
 	"\rCODE_CANCELED\x10\x19\x12\x1a\n" +
-	"\x16CODE_DEADLINE_EXCEEDED\x10\x1aB\b\n" +
+	"\x16CODE_DEADLINE_EXCEEDED\x10\x1a\x12\x13\n" +
+	"\x0fCODE_ITEM_MOVED\x10\x1bB\b\n" +
 	"\x06detailB7Z.github.com/runnelhq/runnel/session/internal/pb\x92\x03\x04\b\x02 \x03b\beditionsp\xe8\a"
 
 var (
@@ -5370,7 +5967,7 @@ func file_session_proto_rawDescGZIP() []byte {
 }
 
 var file_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_session_proto_goTypes = []any{
 	(Error_Code)(0),                // 0: runnel.session.v1.Error.Code
 	(*Time)(nil),                   // 1: runnel.session.v1.Time
@@ -5392,50 +5989,57 @@ var file_session_proto_goTypes = []any{
 	(*Started)(nil),                // 17: runnel.session.v1.Started
 	(*Appended)(nil),               // 18: runnel.session.v1.Appended
 	(*Committed)(nil),              // 19: runnel.session.v1.Committed
-	(*Info)(nil),                   // 20: runnel.session.v1.Info
-	(*Created)(nil),                // 21: runnel.session.v1.Created
-	(*SpaceInfo)(nil),              // 22: runnel.session.v1.SpaceInfo
-	(*Status)(nil),                 // 23: runnel.session.v1.Status
-	(*Cursor)(nil),                 // 24: runnel.session.v1.Cursor
-	(*Lease)(nil),                  // 25: runnel.session.v1.Lease
-	(*LeaseEvent)(nil),             // 26: runnel.session.v1.LeaseEvent
-	(*Error)(nil),                  // 27: runnel.session.v1.Error
-	(*CreateOptions_Fork)(nil),     // 28: runnel.session.v1.CreateOptions.Fork
-	(*AppendOptions_Producer)(nil), // 29: runnel.session.v1.AppendOptions.Producer
-	nil,                            // 30: runnel.session.v1.Request.CarrierEntry
-	(*Request_Append)(nil),         // 31: runnel.session.v1.Request.Append
-	(*Request_Transact)(nil),       // 32: runnel.session.v1.Request.Transact
-	(*Request_CursorMove)(nil),     // 33: runnel.session.v1.Request.CursorMove
-	(*Request_Create)(nil),         // 34: runnel.session.v1.Request.Create
-	(*Request_SequenceAt)(nil),     // 35: runnel.session.v1.Request.SequenceAt
-	(*Request_PositionAt)(nil),     // 36: runnel.session.v1.Request.PositionAt
-	(*Request_Query)(nil),          // 37: runnel.session.v1.Request.Query
-	(*Request_Stores)(nil),         // 38: runnel.session.v1.Request.Stores
-	(*Request_Spaces)(nil),         // 39: runnel.session.v1.Request.Spaces
-	(*Request_List)(nil),           // 40: runnel.session.v1.Request.List
-	(*Request_WatchSegments)(nil),  // 41: runnel.session.v1.Request.WatchSegments
-	(*Request_Cursors)(nil),        // 42: runnel.session.v1.Request.Cursors
-	(*Request_AcquireLease)(nil),   // 43: runnel.session.v1.Request.AcquireLease
-	(*Request_Fenced)(nil),         // 44: runnel.session.v1.Request.Fenced
-	(*Request_Leases)(nil),         // 45: runnel.session.v1.Request.Leases
-	nil,                            // 46: runnel.session.v1.Request.Query.MetadataEntry
-	nil,                            // 47: runnel.session.v1.Request.Query.MetadataPrefixEntry
-	nil,                            // 48: runnel.session.v1.Request.AcquireLease.MetadataEntry
-	nil,                            // 49: runnel.session.v1.Lease.MetadataEntry
-	(*Error_Name)(nil),             // 50: runnel.session.v1.Error.Name
-	(*Error_Text)(nil),             // 51: runnel.session.v1.Error.Text
-	(*Error_Invalid)(nil),          // 52: runnel.session.v1.Error.Invalid
-	(*Error_TooLarge)(nil),         // 53: runnel.session.v1.Error.TooLarge
-	(*Error_Place)(nil),            // 54: runnel.session.v1.Error.Place
-	(*Error_Differs)(nil),          // 55: runnel.session.v1.Error.Differs
-	(*Error_Producer)(nil),         // 56: runnel.session.v1.Error.Producer
-	(*Error_KeyReused)(nil),        // 57: runnel.session.v1.Error.KeyReused
-	(*Error_BeyondHead)(nil),       // 58: runnel.session.v1.Error.BeyondHead
-	(*Error_CursorMoved)(nil),      // 59: runnel.session.v1.Error.CursorMoved
-	(*Error_LeaseLost)(nil),        // 60: runnel.session.v1.Error.LeaseLost
-	(*Error_Forbidden)(nil),        // 61: runnel.session.v1.Error.Forbidden
-	(*Error_Unavailable)(nil),      // 62: runnel.session.v1.Error.Unavailable
-	(*Error_StorageFull)(nil),      // 63: runnel.session.v1.Error.StorageFull
+	(*ItemsWritten)(nil),           // 20: runnel.session.v1.ItemsWritten
+	(*ItemKey)(nil),                // 21: runnel.session.v1.ItemKey
+	(*Item)(nil),                   // 22: runnel.session.v1.Item
+	(*Info)(nil),                   // 23: runnel.session.v1.Info
+	(*Created)(nil),                // 24: runnel.session.v1.Created
+	(*SpaceInfo)(nil),              // 25: runnel.session.v1.SpaceInfo
+	(*Status)(nil),                 // 26: runnel.session.v1.Status
+	(*Cursor)(nil),                 // 27: runnel.session.v1.Cursor
+	(*Lease)(nil),                  // 28: runnel.session.v1.Lease
+	(*LeaseEvent)(nil),             // 29: runnel.session.v1.LeaseEvent
+	(*Error)(nil),                  // 30: runnel.session.v1.Error
+	(*CreateOptions_Fork)(nil),     // 31: runnel.session.v1.CreateOptions.Fork
+	(*AppendOptions_Producer)(nil), // 32: runnel.session.v1.AppendOptions.Producer
+	nil,                            // 33: runnel.session.v1.Request.CarrierEntry
+	(*Request_Append)(nil),         // 34: runnel.session.v1.Request.Append
+	(*Request_Transact)(nil),       // 35: runnel.session.v1.Request.Transact
+	(*Request_ItemWrites)(nil),     // 36: runnel.session.v1.Request.ItemWrites
+	(*Request_ItemWrite)(nil),      // 37: runnel.session.v1.Request.ItemWrite
+	(*Request_CursorMove)(nil),     // 38: runnel.session.v1.Request.CursorMove
+	(*Request_Create)(nil),         // 39: runnel.session.v1.Request.Create
+	(*Request_SequenceAt)(nil),     // 40: runnel.session.v1.Request.SequenceAt
+	(*Request_PositionAt)(nil),     // 41: runnel.session.v1.Request.PositionAt
+	(*Request_Query)(nil),          // 42: runnel.session.v1.Request.Query
+	(*Request_Stores)(nil),         // 43: runnel.session.v1.Request.Stores
+	(*Request_Spaces)(nil),         // 44: runnel.session.v1.Request.Spaces
+	(*Request_List)(nil),           // 45: runnel.session.v1.Request.List
+	(*Request_WatchSegments)(nil),  // 46: runnel.session.v1.Request.WatchSegments
+	(*Request_Cursors)(nil),        // 47: runnel.session.v1.Request.Cursors
+	(*Request_AcquireLease)(nil),   // 48: runnel.session.v1.Request.AcquireLease
+	(*Request_Fenced)(nil),         // 49: runnel.session.v1.Request.Fenced
+	(*Request_Leases)(nil),         // 50: runnel.session.v1.Request.Leases
+	nil,                            // 51: runnel.session.v1.Request.Query.MetadataEntry
+	nil,                            // 52: runnel.session.v1.Request.Query.MetadataPrefixEntry
+	nil,                            // 53: runnel.session.v1.Request.AcquireLease.MetadataEntry
+	(*ItemsWritten_Result)(nil),    // 54: runnel.session.v1.ItemsWritten.Result
+	nil,                            // 55: runnel.session.v1.Lease.MetadataEntry
+	(*Error_Name)(nil),             // 56: runnel.session.v1.Error.Name
+	(*Error_Text)(nil),             // 57: runnel.session.v1.Error.Text
+	(*Error_Invalid)(nil),          // 58: runnel.session.v1.Error.Invalid
+	(*Error_TooLarge)(nil),         // 59: runnel.session.v1.Error.TooLarge
+	(*Error_Place)(nil),            // 60: runnel.session.v1.Error.Place
+	(*Error_Differs)(nil),          // 61: runnel.session.v1.Error.Differs
+	(*Error_Producer)(nil),         // 62: runnel.session.v1.Error.Producer
+	(*Error_KeyReused)(nil),        // 63: runnel.session.v1.Error.KeyReused
+	(*Error_BeyondHead)(nil),       // 64: runnel.session.v1.Error.BeyondHead
+	(*Error_CursorMoved)(nil),      // 65: runnel.session.v1.Error.CursorMoved
+	(*Error_LeaseLost)(nil),        // 66: runnel.session.v1.Error.LeaseLost
+	(*Error_Forbidden)(nil),        // 67: runnel.session.v1.Error.Forbidden
+	(*Error_Unavailable)(nil),      // 68: runnel.session.v1.Error.Unavailable
+	(*Error_ItemMoved)(nil),        // 69: runnel.session.v1.Error.ItemMoved
+	(*Error_StorageFull)(nil),      // 70: runnel.session.v1.Error.StorageFull
 }
 var file_session_proto_depIdxs = []int32{
 	3,   // 0: runnel.session.v1.Batch.segment:type_name -> runnel.session.v1.Segment
@@ -5443,132 +6047,151 @@ var file_session_proto_depIdxs = []int32{
 	1,   // 2: runnel.session.v1.CreateOptions.expires_at:type_name -> runnel.session.v1.Time
 	7,   // 3: runnel.session.v1.CreateOptions.retention:type_name -> runnel.session.v1.Retention
 	4,   // 4: runnel.session.v1.CreateOptions.records:type_name -> runnel.session.v1.Records
-	28,  // 5: runnel.session.v1.CreateOptions.fork:type_name -> runnel.session.v1.CreateOptions.Fork
-	29,  // 6: runnel.session.v1.AppendOptions.producer:type_name -> runnel.session.v1.AppendOptions.Producer
+	31,  // 5: runnel.session.v1.CreateOptions.fork:type_name -> runnel.session.v1.CreateOptions.Fork
+	32,  // 6: runnel.session.v1.AppendOptions.producer:type_name -> runnel.session.v1.AppendOptions.Producer
 	6,   // 7: runnel.session.v1.AppendOptions.expect:type_name -> runnel.session.v1.Number
 	8,   // 8: runnel.session.v1.AppendOptions.create:type_name -> runnel.session.v1.CreateOptions
 	2,   // 9: runnel.session.v1.CursorName.space:type_name -> runnel.session.v1.Space
-	30,  // 10: runnel.session.v1.Request.carrier:type_name -> runnel.session.v1.Request.CarrierEntry
-	31,  // 11: runnel.session.v1.Request.append:type_name -> runnel.session.v1.Request.Append
-	32,  // 12: runnel.session.v1.Request.transact:type_name -> runnel.session.v1.Request.Transact
-	34,  // 13: runnel.session.v1.Request.create:type_name -> runnel.session.v1.Request.Create
+	33,  // 10: runnel.session.v1.Request.carrier:type_name -> runnel.session.v1.Request.CarrierEntry
+	34,  // 11: runnel.session.v1.Request.append:type_name -> runnel.session.v1.Request.Append
+	35,  // 12: runnel.session.v1.Request.transact:type_name -> runnel.session.v1.Request.Transact
+	39,  // 13: runnel.session.v1.Request.create:type_name -> runnel.session.v1.Request.Create
 	3,   // 14: runnel.session.v1.Request.delete:type_name -> runnel.session.v1.Segment
 	3,   // 15: runnel.session.v1.Request.stat:type_name -> runnel.session.v1.Segment
 	2,   // 16: runnel.session.v1.Request.stat_space:type_name -> runnel.session.v1.Space
 	3,   // 17: runnel.session.v1.Request.peek:type_name -> runnel.session.v1.Segment
-	35,  // 18: runnel.session.v1.Request.sequence_at:type_name -> runnel.session.v1.Request.SequenceAt
-	36,  // 19: runnel.session.v1.Request.position_at:type_name -> runnel.session.v1.Request.PositionAt
-	37,  // 20: runnel.session.v1.Request.query:type_name -> runnel.session.v1.Request.Query
-	38,  // 21: runnel.session.v1.Request.stores:type_name -> runnel.session.v1.Request.Stores
-	39,  // 22: runnel.session.v1.Request.spaces:type_name -> runnel.session.v1.Request.Spaces
-	40,  // 23: runnel.session.v1.Request.list:type_name -> runnel.session.v1.Request.List
-	41,  // 24: runnel.session.v1.Request.watch_segments:type_name -> runnel.session.v1.Request.WatchSegments
+	40,  // 18: runnel.session.v1.Request.sequence_at:type_name -> runnel.session.v1.Request.SequenceAt
+	41,  // 19: runnel.session.v1.Request.position_at:type_name -> runnel.session.v1.Request.PositionAt
+	42,  // 20: runnel.session.v1.Request.query:type_name -> runnel.session.v1.Request.Query
+	43,  // 21: runnel.session.v1.Request.stores:type_name -> runnel.session.v1.Request.Stores
+	44,  // 22: runnel.session.v1.Request.spaces:type_name -> runnel.session.v1.Request.Spaces
+	45,  // 23: runnel.session.v1.Request.list:type_name -> runnel.session.v1.Request.List
+	46,  // 24: runnel.session.v1.Request.watch_segments:type_name -> runnel.session.v1.Request.WatchSegments
 	10,  // 25: runnel.session.v1.Request.cursor:type_name -> runnel.session.v1.CursorName
-	42,  // 26: runnel.session.v1.Request.cursors:type_name -> runnel.session.v1.Request.Cursors
+	47,  // 26: runnel.session.v1.Request.cursors:type_name -> runnel.session.v1.Request.Cursors
 	10,  // 27: runnel.session.v1.Request.delete_cursor:type_name -> runnel.session.v1.CursorName
-	43,  // 28: runnel.session.v1.Request.acquire_lease:type_name -> runnel.session.v1.Request.AcquireLease
-	44,  // 29: runnel.session.v1.Request.renew_lease:type_name -> runnel.session.v1.Request.Fenced
-	44,  // 30: runnel.session.v1.Request.release_lease:type_name -> runnel.session.v1.Request.Fenced
-	45,  // 31: runnel.session.v1.Request.leases:type_name -> runnel.session.v1.Request.Leases
-	45,  // 32: runnel.session.v1.Request.watch_leases:type_name -> runnel.session.v1.Request.Leases
+	48,  // 28: runnel.session.v1.Request.acquire_lease:type_name -> runnel.session.v1.Request.AcquireLease
+	49,  // 29: runnel.session.v1.Request.renew_lease:type_name -> runnel.session.v1.Request.Fenced
+	49,  // 30: runnel.session.v1.Request.release_lease:type_name -> runnel.session.v1.Request.Fenced
+	50,  // 31: runnel.session.v1.Request.leases:type_name -> runnel.session.v1.Request.Leases
+	50,  // 32: runnel.session.v1.Request.watch_leases:type_name -> runnel.session.v1.Request.Leases
 	2,   // 33: runnel.session.v1.Source.space:type_name -> runnel.session.v1.Space
 	15,  // 34: runnel.session.v1.Response.end:type_name -> runnel.session.v1.End
-	27,  // 35: runnel.session.v1.Response.error:type_name -> runnel.session.v1.Error
+	30,  // 35: runnel.session.v1.Response.error:type_name -> runnel.session.v1.Error
 	16,  // 36: runnel.session.v1.Response.come_back:type_name -> runnel.session.v1.ComeBack
 	5,   // 37: runnel.session.v1.Response.batch:type_name -> runnel.session.v1.Batch
 	17,  // 38: runnel.session.v1.Response.started:type_name -> runnel.session.v1.Started
 	18,  // 39: runnel.session.v1.Response.appended:type_name -> runnel.session.v1.Appended
 	19,  // 40: runnel.session.v1.Response.committed:type_name -> runnel.session.v1.Committed
-	21,  // 41: runnel.session.v1.Response.created:type_name -> runnel.session.v1.Created
-	20,  // 42: runnel.session.v1.Response.info:type_name -> runnel.session.v1.Info
-	22,  // 43: runnel.session.v1.Response.space_info:type_name -> runnel.session.v1.SpaceInfo
+	24,  // 41: runnel.session.v1.Response.created:type_name -> runnel.session.v1.Created
+	23,  // 42: runnel.session.v1.Response.info:type_name -> runnel.session.v1.Info
+	25,  // 43: runnel.session.v1.Response.space_info:type_name -> runnel.session.v1.SpaceInfo
 	5,   // 44: runnel.session.v1.Response.entry:type_name -> runnel.session.v1.Batch
 	6,   // 45: runnel.session.v1.Response.place:type_name -> runnel.session.v1.Number
 	2,   // 46: runnel.session.v1.Response.space:type_name -> runnel.session.v1.Space
-	23,  // 47: runnel.session.v1.Response.status:type_name -> runnel.session.v1.Status
-	24,  // 48: runnel.session.v1.Response.cursor:type_name -> runnel.session.v1.Cursor
-	25,  // 49: runnel.session.v1.Response.lease:type_name -> runnel.session.v1.Lease
-	26,  // 50: runnel.session.v1.Response.lease_event:type_name -> runnel.session.v1.LeaseEvent
+	26,  // 47: runnel.session.v1.Response.status:type_name -> runnel.session.v1.Status
+	27,  // 48: runnel.session.v1.Response.cursor:type_name -> runnel.session.v1.Cursor
+	28,  // 49: runnel.session.v1.Response.lease:type_name -> runnel.session.v1.Lease
+	29,  // 50: runnel.session.v1.Response.lease_event:type_name -> runnel.session.v1.LeaseEvent
 	13,  // 51: runnel.session.v1.Started.sources:type_name -> runnel.session.v1.Source
 	1,   // 52: runnel.session.v1.Appended.time:type_name -> runnel.session.v1.Time
 	18,  // 53: runnel.session.v1.Committed.appended:type_name -> runnel.session.v1.Appended
-	3,   // 54: runnel.session.v1.Info.segment:type_name -> runnel.session.v1.Segment
-	1,   // 55: runnel.session.v1.Info.created:type_name -> runnel.session.v1.Time
-	1,   // 56: runnel.session.v1.Info.expires_at:type_name -> runnel.session.v1.Time
-	7,   // 57: runnel.session.v1.Info.retention:type_name -> runnel.session.v1.Retention
-	20,  // 58: runnel.session.v1.Created.info:type_name -> runnel.session.v1.Info
-	2,   // 59: runnel.session.v1.SpaceInfo.space:type_name -> runnel.session.v1.Space
-	1,   // 60: runnel.session.v1.SpaceInfo.time:type_name -> runnel.session.v1.Time
-	20,  // 61: runnel.session.v1.Status.info:type_name -> runnel.session.v1.Info
-	10,  // 62: runnel.session.v1.Cursor.name:type_name -> runnel.session.v1.CursorName
-	1,   // 63: runnel.session.v1.Cursor.updated:type_name -> runnel.session.v1.Time
-	2,   // 64: runnel.session.v1.Lease.space:type_name -> runnel.session.v1.Space
-	1,   // 65: runnel.session.v1.Lease.granted:type_name -> runnel.session.v1.Time
-	1,   // 66: runnel.session.v1.Lease.deadline:type_name -> runnel.session.v1.Time
-	49,  // 67: runnel.session.v1.Lease.metadata:type_name -> runnel.session.v1.Lease.MetadataEntry
-	25,  // 68: runnel.session.v1.LeaseEvent.lease:type_name -> runnel.session.v1.Lease
-	0,   // 69: runnel.session.v1.Error.codes:type_name -> runnel.session.v1.Error.Code
-	50,  // 70: runnel.session.v1.Error.name:type_name -> runnel.session.v1.Error.Name
-	51,  // 71: runnel.session.v1.Error.offset:type_name -> runnel.session.v1.Error.Text
-	52,  // 72: runnel.session.v1.Error.invalid:type_name -> runnel.session.v1.Error.Invalid
-	53,  // 73: runnel.session.v1.Error.too_large:type_name -> runnel.session.v1.Error.TooLarge
-	54,  // 74: runnel.session.v1.Error.not_found:type_name -> runnel.session.v1.Error.Place
-	54,  // 75: runnel.session.v1.Error.soft_deleted:type_name -> runnel.session.v1.Error.Place
-	55,  // 76: runnel.session.v1.Error.exists:type_name -> runnel.session.v1.Error.Differs
-	54,  // 77: runnel.session.v1.Error.closed:type_name -> runnel.session.v1.Error.Place
-	55,  // 78: runnel.session.v1.Error.content_type:type_name -> runnel.session.v1.Error.Differs
-	55,  // 79: runnel.session.v1.Error.stream_seq:type_name -> runnel.session.v1.Error.Differs
-	56,  // 80: runnel.session.v1.Error.producer_fenced:type_name -> runnel.session.v1.Error.Producer
-	56,  // 81: runnel.session.v1.Error.producer_gap:type_name -> runnel.session.v1.Error.Producer
-	54,  // 82: runnel.session.v1.Error.tail_moved:type_name -> runnel.session.v1.Error.Place
-	54,  // 83: runnel.session.v1.Error.trimmed:type_name -> runnel.session.v1.Error.Place
-	57,  // 84: runnel.session.v1.Error.key_reused:type_name -> runnel.session.v1.Error.KeyReused
-	54,  // 85: runnel.session.v1.Error.beyond_tail:type_name -> runnel.session.v1.Error.Place
-	58,  // 86: runnel.session.v1.Error.beyond_head:type_name -> runnel.session.v1.Error.BeyondHead
-	59,  // 87: runnel.session.v1.Error.cursor_moved:type_name -> runnel.session.v1.Error.CursorMoved
-	10,  // 88: runnel.session.v1.Error.cursor_not_found:type_name -> runnel.session.v1.CursorName
-	25,  // 89: runnel.session.v1.Error.lease_held:type_name -> runnel.session.v1.Lease
-	60,  // 90: runnel.session.v1.Error.lease_lost:type_name -> runnel.session.v1.Error.LeaseLost
-	51,  // 91: runnel.session.v1.Error.unauthorized:type_name -> runnel.session.v1.Error.Text
-	61,  // 92: runnel.session.v1.Error.forbidden:type_name -> runnel.session.v1.Error.Forbidden
-	62,  // 93: runnel.session.v1.Error.unavailable:type_name -> runnel.session.v1.Error.Unavailable
-	63,  // 94: runnel.session.v1.Error.storage_full:type_name -> runnel.session.v1.Error.StorageFull
-	3,   // 95: runnel.session.v1.CreateOptions.Fork.source:type_name -> runnel.session.v1.Segment
-	3,   // 96: runnel.session.v1.Request.Append.segment:type_name -> runnel.session.v1.Segment
-	9,   // 97: runnel.session.v1.Request.Append.options:type_name -> runnel.session.v1.AppendOptions
-	4,   // 98: runnel.session.v1.Request.Append.records:type_name -> runnel.session.v1.Records
-	2,   // 99: runnel.session.v1.Request.Transact.space:type_name -> runnel.session.v1.Space
-	31,  // 100: runnel.session.v1.Request.Transact.writes:type_name -> runnel.session.v1.Request.Append
-	33,  // 101: runnel.session.v1.Request.Transact.cursors:type_name -> runnel.session.v1.Request.CursorMove
-	11,  // 102: runnel.session.v1.Request.Transact.fences:type_name -> runnel.session.v1.Fence
-	6,   // 103: runnel.session.v1.Request.CursorMove.expect:type_name -> runnel.session.v1.Number
-	3,   // 104: runnel.session.v1.Request.Create.segment:type_name -> runnel.session.v1.Segment
-	8,   // 105: runnel.session.v1.Request.Create.options:type_name -> runnel.session.v1.CreateOptions
-	3,   // 106: runnel.session.v1.Request.SequenceAt.segment:type_name -> runnel.session.v1.Segment
-	1,   // 107: runnel.session.v1.Request.SequenceAt.time:type_name -> runnel.session.v1.Time
-	2,   // 108: runnel.session.v1.Request.PositionAt.space:type_name -> runnel.session.v1.Space
-	1,   // 109: runnel.session.v1.Request.PositionAt.time:type_name -> runnel.session.v1.Time
-	13,  // 110: runnel.session.v1.Request.Query.sources:type_name -> runnel.session.v1.Source
-	1,   // 111: runnel.session.v1.Request.Query.since:type_name -> runnel.session.v1.Time
-	1,   // 112: runnel.session.v1.Request.Query.until:type_name -> runnel.session.v1.Time
-	46,  // 113: runnel.session.v1.Request.Query.metadata:type_name -> runnel.session.v1.Request.Query.MetadataEntry
-	47,  // 114: runnel.session.v1.Request.Query.metadata_prefix:type_name -> runnel.session.v1.Request.Query.MetadataPrefixEntry
-	2,   // 115: runnel.session.v1.Request.Cursors.space:type_name -> runnel.session.v1.Space
-	2,   // 116: runnel.session.v1.Request.AcquireLease.space:type_name -> runnel.session.v1.Space
-	48,  // 117: runnel.session.v1.Request.AcquireLease.metadata:type_name -> runnel.session.v1.Request.AcquireLease.MetadataEntry
-	2,   // 118: runnel.session.v1.Request.Fenced.space:type_name -> runnel.session.v1.Space
-	11,  // 119: runnel.session.v1.Request.Fenced.fence:type_name -> runnel.session.v1.Fence
-	2,   // 120: runnel.session.v1.Request.Leases.space:type_name -> runnel.session.v1.Space
-	3,   // 121: runnel.session.v1.Error.Place.segment:type_name -> runnel.session.v1.Segment
-	3,   // 122: runnel.session.v1.Error.Differs.segment:type_name -> runnel.session.v1.Segment
-	3,   // 123: runnel.session.v1.Error.KeyReused.segment:type_name -> runnel.session.v1.Segment
-	2,   // 124: runnel.session.v1.Error.BeyondHead.space:type_name -> runnel.session.v1.Space
-	10,  // 125: runnel.session.v1.Error.CursorMoved.cursor:type_name -> runnel.session.v1.CursorName
-	126, // [126:126] is the sub-list for method output_type
-	126, // [126:126] is the sub-list for method input_type
-	126, // [126:126] is the sub-list for extension type_name
-	126, // [126:126] is the sub-list for extension extendee
-	0,   // [0:126] is the sub-list for field type_name
+	20,  // 54: runnel.session.v1.Committed.items:type_name -> runnel.session.v1.ItemsWritten
+	18,  // 55: runnel.session.v1.ItemsWritten.appended:type_name -> runnel.session.v1.Appended
+	54,  // 56: runnel.session.v1.ItemsWritten.results:type_name -> runnel.session.v1.ItemsWritten.Result
+	21,  // 57: runnel.session.v1.Item.item:type_name -> runnel.session.v1.ItemKey
+	1,   // 58: runnel.session.v1.Item.created:type_name -> runnel.session.v1.Time
+	1,   // 59: runnel.session.v1.Item.updated:type_name -> runnel.session.v1.Time
+	1,   // 60: runnel.session.v1.Item.expires:type_name -> runnel.session.v1.Time
+	3,   // 61: runnel.session.v1.Info.segment:type_name -> runnel.session.v1.Segment
+	1,   // 62: runnel.session.v1.Info.created:type_name -> runnel.session.v1.Time
+	1,   // 63: runnel.session.v1.Info.expires_at:type_name -> runnel.session.v1.Time
+	7,   // 64: runnel.session.v1.Info.retention:type_name -> runnel.session.v1.Retention
+	23,  // 65: runnel.session.v1.Created.info:type_name -> runnel.session.v1.Info
+	2,   // 66: runnel.session.v1.SpaceInfo.space:type_name -> runnel.session.v1.Space
+	1,   // 67: runnel.session.v1.SpaceInfo.time:type_name -> runnel.session.v1.Time
+	23,  // 68: runnel.session.v1.Status.info:type_name -> runnel.session.v1.Info
+	10,  // 69: runnel.session.v1.Cursor.name:type_name -> runnel.session.v1.CursorName
+	1,   // 70: runnel.session.v1.Cursor.updated:type_name -> runnel.session.v1.Time
+	2,   // 71: runnel.session.v1.Lease.space:type_name -> runnel.session.v1.Space
+	1,   // 72: runnel.session.v1.Lease.granted:type_name -> runnel.session.v1.Time
+	1,   // 73: runnel.session.v1.Lease.deadline:type_name -> runnel.session.v1.Time
+	55,  // 74: runnel.session.v1.Lease.metadata:type_name -> runnel.session.v1.Lease.MetadataEntry
+	28,  // 75: runnel.session.v1.LeaseEvent.lease:type_name -> runnel.session.v1.Lease
+	0,   // 76: runnel.session.v1.Error.codes:type_name -> runnel.session.v1.Error.Code
+	56,  // 77: runnel.session.v1.Error.name:type_name -> runnel.session.v1.Error.Name
+	57,  // 78: runnel.session.v1.Error.offset:type_name -> runnel.session.v1.Error.Text
+	58,  // 79: runnel.session.v1.Error.invalid:type_name -> runnel.session.v1.Error.Invalid
+	59,  // 80: runnel.session.v1.Error.too_large:type_name -> runnel.session.v1.Error.TooLarge
+	60,  // 81: runnel.session.v1.Error.not_found:type_name -> runnel.session.v1.Error.Place
+	60,  // 82: runnel.session.v1.Error.soft_deleted:type_name -> runnel.session.v1.Error.Place
+	61,  // 83: runnel.session.v1.Error.exists:type_name -> runnel.session.v1.Error.Differs
+	60,  // 84: runnel.session.v1.Error.closed:type_name -> runnel.session.v1.Error.Place
+	61,  // 85: runnel.session.v1.Error.content_type:type_name -> runnel.session.v1.Error.Differs
+	61,  // 86: runnel.session.v1.Error.stream_seq:type_name -> runnel.session.v1.Error.Differs
+	62,  // 87: runnel.session.v1.Error.producer_fenced:type_name -> runnel.session.v1.Error.Producer
+	62,  // 88: runnel.session.v1.Error.producer_gap:type_name -> runnel.session.v1.Error.Producer
+	60,  // 89: runnel.session.v1.Error.tail_moved:type_name -> runnel.session.v1.Error.Place
+	60,  // 90: runnel.session.v1.Error.trimmed:type_name -> runnel.session.v1.Error.Place
+	63,  // 91: runnel.session.v1.Error.key_reused:type_name -> runnel.session.v1.Error.KeyReused
+	60,  // 92: runnel.session.v1.Error.beyond_tail:type_name -> runnel.session.v1.Error.Place
+	64,  // 93: runnel.session.v1.Error.beyond_head:type_name -> runnel.session.v1.Error.BeyondHead
+	65,  // 94: runnel.session.v1.Error.cursor_moved:type_name -> runnel.session.v1.Error.CursorMoved
+	10,  // 95: runnel.session.v1.Error.cursor_not_found:type_name -> runnel.session.v1.CursorName
+	28,  // 96: runnel.session.v1.Error.lease_held:type_name -> runnel.session.v1.Lease
+	66,  // 97: runnel.session.v1.Error.lease_lost:type_name -> runnel.session.v1.Error.LeaseLost
+	57,  // 98: runnel.session.v1.Error.unauthorized:type_name -> runnel.session.v1.Error.Text
+	67,  // 99: runnel.session.v1.Error.forbidden:type_name -> runnel.session.v1.Error.Forbidden
+	68,  // 100: runnel.session.v1.Error.unavailable:type_name -> runnel.session.v1.Error.Unavailable
+	70,  // 101: runnel.session.v1.Error.storage_full:type_name -> runnel.session.v1.Error.StorageFull
+	69,  // 102: runnel.session.v1.Error.item_moved:type_name -> runnel.session.v1.Error.ItemMoved
+	69,  // 103: runnel.session.v1.Error.item_not_found:type_name -> runnel.session.v1.Error.ItemMoved
+	3,   // 104: runnel.session.v1.CreateOptions.Fork.source:type_name -> runnel.session.v1.Segment
+	3,   // 105: runnel.session.v1.Request.Append.segment:type_name -> runnel.session.v1.Segment
+	9,   // 106: runnel.session.v1.Request.Append.options:type_name -> runnel.session.v1.AppendOptions
+	4,   // 107: runnel.session.v1.Request.Append.records:type_name -> runnel.session.v1.Records
+	2,   // 108: runnel.session.v1.Request.Transact.space:type_name -> runnel.session.v1.Space
+	34,  // 109: runnel.session.v1.Request.Transact.writes:type_name -> runnel.session.v1.Request.Append
+	38,  // 110: runnel.session.v1.Request.Transact.cursors:type_name -> runnel.session.v1.Request.CursorMove
+	11,  // 111: runnel.session.v1.Request.Transact.fences:type_name -> runnel.session.v1.Fence
+	36,  // 112: runnel.session.v1.Request.Transact.items:type_name -> runnel.session.v1.Request.ItemWrites
+	8,   // 113: runnel.session.v1.Request.ItemWrites.create:type_name -> runnel.session.v1.CreateOptions
+	37,  // 114: runnel.session.v1.Request.ItemWrites.writes:type_name -> runnel.session.v1.Request.ItemWrite
+	21,  // 115: runnel.session.v1.Request.ItemWrite.item:type_name -> runnel.session.v1.ItemKey
+	6,   // 116: runnel.session.v1.Request.ItemWrite.if_version:type_name -> runnel.session.v1.Number
+	6,   // 117: runnel.session.v1.Request.CursorMove.expect:type_name -> runnel.session.v1.Number
+	3,   // 118: runnel.session.v1.Request.Create.segment:type_name -> runnel.session.v1.Segment
+	8,   // 119: runnel.session.v1.Request.Create.options:type_name -> runnel.session.v1.CreateOptions
+	3,   // 120: runnel.session.v1.Request.SequenceAt.segment:type_name -> runnel.session.v1.Segment
+	1,   // 121: runnel.session.v1.Request.SequenceAt.time:type_name -> runnel.session.v1.Time
+	2,   // 122: runnel.session.v1.Request.PositionAt.space:type_name -> runnel.session.v1.Space
+	1,   // 123: runnel.session.v1.Request.PositionAt.time:type_name -> runnel.session.v1.Time
+	13,  // 124: runnel.session.v1.Request.Query.sources:type_name -> runnel.session.v1.Source
+	1,   // 125: runnel.session.v1.Request.Query.since:type_name -> runnel.session.v1.Time
+	1,   // 126: runnel.session.v1.Request.Query.until:type_name -> runnel.session.v1.Time
+	51,  // 127: runnel.session.v1.Request.Query.metadata:type_name -> runnel.session.v1.Request.Query.MetadataEntry
+	52,  // 128: runnel.session.v1.Request.Query.metadata_prefix:type_name -> runnel.session.v1.Request.Query.MetadataPrefixEntry
+	2,   // 129: runnel.session.v1.Request.Cursors.space:type_name -> runnel.session.v1.Space
+	2,   // 130: runnel.session.v1.Request.AcquireLease.space:type_name -> runnel.session.v1.Space
+	53,  // 131: runnel.session.v1.Request.AcquireLease.metadata:type_name -> runnel.session.v1.Request.AcquireLease.MetadataEntry
+	2,   // 132: runnel.session.v1.Request.Fenced.space:type_name -> runnel.session.v1.Space
+	11,  // 133: runnel.session.v1.Request.Fenced.fence:type_name -> runnel.session.v1.Fence
+	2,   // 134: runnel.session.v1.Request.Leases.space:type_name -> runnel.session.v1.Space
+	22,  // 135: runnel.session.v1.ItemsWritten.Result.old:type_name -> runnel.session.v1.Item
+	22,  // 136: runnel.session.v1.ItemsWritten.Result.new:type_name -> runnel.session.v1.Item
+	3,   // 137: runnel.session.v1.Error.Place.segment:type_name -> runnel.session.v1.Segment
+	3,   // 138: runnel.session.v1.Error.Differs.segment:type_name -> runnel.session.v1.Segment
+	3,   // 139: runnel.session.v1.Error.KeyReused.segment:type_name -> runnel.session.v1.Segment
+	2,   // 140: runnel.session.v1.Error.BeyondHead.space:type_name -> runnel.session.v1.Space
+	10,  // 141: runnel.session.v1.Error.CursorMoved.cursor:type_name -> runnel.session.v1.CursorName
+	3,   // 142: runnel.session.v1.Error.ItemMoved.segment:type_name -> runnel.session.v1.Segment
+	21,  // 143: runnel.session.v1.Error.ItemMoved.item:type_name -> runnel.session.v1.ItemKey
+	6,   // 144: runnel.session.v1.Error.ItemMoved.want:type_name -> runnel.session.v1.Number
+	145, // [145:145] is the sub-list for method output_type
+	145, // [145:145] is the sub-list for method input_type
+	145, // [145:145] is the sub-list for extension type_name
+	145, // [145:145] is the sub-list for extension extendee
+	0,   // [0:145] is the sub-list for field type_name
 }
 
 func init() { file_session_proto_init() }
@@ -5620,7 +6243,7 @@ func file_session_proto_init() {
 		(*Response_Lease)(nil),
 		(*Response_LeaseEvent)(nil),
 	}
-	file_session_proto_msgTypes[26].OneofWrappers = []any{
+	file_session_proto_msgTypes[29].OneofWrappers = []any{
 		(*Error_Name_)(nil),
 		(*Error_Offset)(nil),
 		(*Error_Invalid_)(nil),
@@ -5646,6 +6269,8 @@ func file_session_proto_init() {
 		(*Error_Forbidden_)(nil),
 		(*Error_Unavailable_)(nil),
 		(*Error_StorageFull_)(nil),
+		(*Error_ItemMoved_)(nil),
+		(*Error_ItemNotFound)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5653,7 +6278,7 @@ func file_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_proto_rawDesc), len(file_session_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   63,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
