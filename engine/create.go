@@ -124,8 +124,8 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 	if err != nil {
 		return runnel.Created{}, err
 	}
-	// It is durable by now, so the cut can be looked for. Where that fails, because the segment has gone meanwhile
-	// for instance, the creation is still what happened.
+	// It is durable by now, so the cut can be looked for. Where that fails, because the segment has gone or been
+	// trimmed meanwhile for instance, the creation is still what happened.
 	if c, err := e.cut(ctx, seg.sp, told, created.Earliest, e.now()); err == nil {
 		created.Earliest = c.at
 	}

@@ -394,8 +394,10 @@ func (m *machine) createCall(t *rapid.T, o runnel.CreateOptions) *call {
 	addr := m.name(t)
 	o.Records = m.drawRecords(t, 0, 3000)
 	want, err := m.create(addr, &o)
+	s, tail := m.segments[addr], want.Tail
 	return &call{
-		what: fmt.Sprintf("create %s with %+v", addr, o), once: o.Fork == nil,
+		overtaken: func() bool { return s != nil && (m.segments[addr] != s || s.tail() != tail) },
+		what:      fmt.Sprintf("create %s with %+v", addr, o), once: o.Fork == nil,
 		want: answer{infos: []runnel.Info{plainInfo(want.Info)}, existed: want.Existed, err: err},
 		do: func(e *engine.Engine) answer {
 			c, err := e.Create(ctx, addr, o)
