@@ -2,9 +2,11 @@ package auth
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/runnelhq/runnel"
@@ -67,6 +69,31 @@ func (a *Authenticator) Admit(r *http.Request) (*http.Request, error) {
 		return nil, err
 	}
 	return clean.WithContext(WithPrincipal(clean.Context(), p)), nil
+}
+
+// Before returns a handler that admits requests to next, and answers others with 401.
+func (a *Authenticator) Before(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		admitted, err := a.Admit(r)
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		next.ServeHTTP(w, admitted)
+	})
+}
+
+// refuse answers an error in the form that all have.
+func refuse(w http.ResponseWriter, err error) {
+	f := wire.ErrorOf(err)
+	for i := 0; i+1 < len(f.Headers); i += 2 {
+		w.Header().Set(f.Headers[i], f.Headers[i+1])
+	}
+	w.Header().Set(wire.HeaderContentType, "application/json")
+	w.Header().Set(wire.HeaderCacheControl, "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(f.Status)
+	_ = json.NewEncoder(w).Encode(f.NewBody()) // whoever is gone needs no answer
 }
 
 // takeToken returns the token of a request, empty if it has none, and the request without it.
@@ -194,7 +221,7 @@ func namedStore(r *http.Request) (store runnel.Store, named bool, err error) {
 		return store, false, err
 	}
 	if inQuery {
-		values = append(values[:len(values):len(values)], query)
+		values = append(slices.Clip(values), query)
 	}
 	for _, value := range values {
 		s, err := runnel.ParseStore(value)

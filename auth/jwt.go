@@ -3,6 +3,7 @@ package auth
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -292,6 +293,32 @@ func reasonOf(err error) string {
 		}
 	}
 	return "is not valid"
+}
+
+// Sign returns a token of HS256 for a subject, signed with a secret of at least MinSecretBytes bytes. Issuer and audience
+// are left out where they are empty. The error matches runnel.ErrInvalid.
+func Sign(secret []byte, subject, issuer string, audience []string, expires time.Time, scopes ...Scope) (string, error) {
+	switch {
+	case len(secret) < MinSecretBytes:
+		return "", &runnel.InvalidError{What: "JWT secret", Rule: fmt.Sprintf("has %d bytes, and must have at least %d", len(secret), MinSecretBytes)}
+	case subject == "" || len(scopes) == 0:
+		return "", &runnel.InvalidError{What: "token", Rule: "needs a subject and a scope"}
+	}
+	now := time.Now()
+	c := struct {
+		jwt.RegisteredClaims
+		Scope string `json:"scope"`
+	}{RegisteredClaims: jwt.RegisteredClaims{
+		Subject: subject, Issuer: issuer, Audience: audience, ID: strings.ToLower(rand.Text()[:10]),
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(expires),
+	}}
+	for i, s := range scopes {
+		if i > 0 {
+			c.Scope += " "
+		}
+		c.Scope += s.String()
+	}
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(secret)
 }
 
 // seen remembers tokens that were verified, so that each request of a client does not cost a signature.

@@ -109,6 +109,21 @@ func ParseTokens(data []byte) ([]Token, error) {
 	return tokens, nil
 }
 
+// RemoveTokens takes out of the lines of a file the tokens that gone says so of, and returns which they are.
+func RemoveTokens(data []byte, gone func(Token) bool) (rest []byte, removed []Token, err error) {
+	if _, err := ParseTokens(data); err != nil {
+		return nil, nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if t, err := parseToken(strings.TrimSpace(line)); err == nil && gone(t) {
+			removed = append(removed, t)
+			continue
+		}
+		rest = append(rest, line...)
+	}
+	return rest, removed, nil
+}
+
 func parseToken(line string) (t Token, err error) {
 	fields := strings.Fields(line)
 	if len(fields) < 5 {

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -149,17 +148,41 @@ func (t *Tokens) look() error {
 	return t.Reload()
 }
 
-// errTokensChanged says that somebody else has changed the file meanwhile.
-var errTokensChanged = errors.New("auth: the file of tokens is being changed by somebody else")
-
 // EditTokens replaces the lines of a file of tokens by what edit returns. The file is made where it is
-// missing, and whoever reads it sees the old or the new one.
+// missing, and whoever reads it sees the old or the new one. Edits by several programs come one after the
+// other.
 func EditTokens(path string, edit func([]byte) ([]byte, error)) error {
-	for tries := 0; ; tries++ {
-		err := editTokens(path, edit)
-		if !errors.Is(err, errTokensChanged) || tries == 8 {
-			return err
+	unlock, err := lock(path + ".lock")
+	if err != nil {
+		return err
+	}
+	return errors.Join(editTokens(path, edit), unlock())
+}
+
+// A lock is held for as long as a small file takes to be written; one that is older was left by a program
+// that was killed.
+const (
+	lockAge  = 10 * time.Second
+	lockLook = 10 * time.Millisecond
+)
+
+// lock makes a file that is not there yet.
+func lock(path string) (unlock func() error, err error) {
+	tick := time.NewTicker(lockLook)
+	defer tick.Stop()
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err == nil {
+			return func() error { return os.Remove(path) }, f.Close()
 		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > lockAge {
+			_ = os.Remove(path) // whoever is first makes it anew
+			continue
+		}
+		<-tick.C
 	}
 }
 
@@ -191,13 +214,6 @@ func editTokens(path string, edit func([]byte) ([]byte, error)) (err error) {
 	_, err = next.Write(after)
 	if err = errors.Join(err, next.Chmod(mode), next.Sync(), next.Close()); err != nil {
 		return err
-	}
-	now, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if !bytes.Equal(now, before) {
-		return errTokensChanged
 	}
 	return os.Rename(next.Name(), path)
 }

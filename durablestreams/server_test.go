@@ -79,6 +79,11 @@ func open(t testing.TB, cfg durablestreams.Config, wrap func(durablestreams.Log)
 // result's stop before the bubble ends.
 func serveInBubble(t testing.TB, cfg durablestreams.Config) (s *server, stop func()) {
 	t.Helper()
+	return serveLogInBubble(t, cfg, nil)
+}
+
+func serveLogInBubble(t testing.TB, cfg durablestreams.Config, wrap func(*engine.Engine, *durablestreams.Config) durablestreams.Log) (s *server, stop func()) {
+	t.Helper()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -86,7 +91,11 @@ func serveInBubble(t testing.TB, cfg durablestreams.Config) (s *server, stop fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := durablestreams.New(log, cfg)
+	var l durablestreams.Log = log
+	if wrap != nil {
+		l = wrap(log, &cfg)
+	}
+	handler := durablestreams.New(l, cfg)
 	listener := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	host := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	served := make(chan struct{})

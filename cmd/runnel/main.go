@@ -38,6 +38,7 @@ type commands struct {
 	Stat    statCmd    `cmd:"" help:"Describe a stream."`
 	Ls      lsCmd      `cmd:"" help:"List streams."`
 	Rm      rmCmd      `cmd:"" help:"Delete streams."`
+	Token   tokenCmd   `cmd:"" help:"Make, list and revoke tokens, which say who may do what."`
 	Version versionCmd `cmd:"" help:"Print the version of this program."`
 }
 

@@ -5,15 +5,19 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/durablestreams/dsclient"
+	"github.com/runnelhq/runnel/wire"
 )
 
 const defaultURL = "http://127.0.0.1:4437/v1/stream"
 
 // remote is what every command that talks to a server needs.
 type remote struct {
-	URL  string `name:"url" help:"The server's URL, below which stream names are looked up." default:"${url}" env:"RUNNEL_URL,STREAM_URL" placeholder:"URL"`
-	Auth string `help:"Send this as the Authorization header, for example \"Bearer TOKEN\"." env:"RUNNEL_AUTH,STREAM_AUTH" placeholder:"VALUE"`
+	URL   string `name:"url" help:"The server's URL, below which stream names are looked up." default:"${url}" env:"RUNNEL_URL,STREAM_URL" placeholder:"URL"`
+	Token string `help:"The token that says who you are." env:"RUNNEL_TOKEN" placeholder:"TOKEN"`
+	Store string `help:"The store, a UUID, for a token that is for several." env:"RUNNEL_STORE" placeholder:"UUID"`
+	Auth  string `help:"Send this as the Authorization header, for example for a proxy that wants another scheme than Bearer." env:"RUNNEL_AUTH,STREAM_AUTH" placeholder:"VALUE"`
 }
 
 // client returns a client for the streams that are named on the command line.
@@ -34,8 +38,23 @@ func (r remote) client(streams ...string) (*dsclient.Client, error) {
 		u.Path = "/v1/stream"
 	}
 	c := &dsclient.Client{Base: strings.TrimSuffix(u.String(), "/")}
-	if r.Auth != "" {
-		c.Header = http.Header{"Authorization": {r.Auth}}
+	switch {
+	case r.Auth != "" && r.Token != "":
+		return nil, usagef("token and auth exclude each other: both are the Authorization header")
+	case r.Auth != "":
+		c.Header = http.Header{wire.HeaderAuthorization: {r.Auth}}
+	case r.Token != "":
+		c.Header = http.Header{wire.HeaderAuthorization: {"Bearer " + r.Token}}
+	}
+	if r.Store != "" {
+		store, err := runnel.ParseStore(r.Store)
+		if err != nil {
+			return nil, usagef("store must be a UUID, got %q", r.Store)
+		}
+		if c.Header == nil {
+			c.Header = make(http.Header)
+		}
+		c.Header[wire.HeaderStore] = []string{store.String()}
 	}
 	return c, nil
 }

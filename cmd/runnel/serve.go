@@ -22,6 +22,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/runnelhq/runnel/auth"
 	"github.com/runnelhq/runnel/durablestreams"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/session"
@@ -60,8 +61,9 @@ type serveCmd struct {
 	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
 	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
 	TLSKey          string        `name:"tls-key" help:"The private key of the certificate in PEM." env:"RUNNEL_TLS_KEY" placeholder:"FILE"`
-	LogFormat       string        `help:"Write the log as text or json." default:"text" env:"RUNNEL_LOG_FORMAT" placeholder:"FORMAT"`
-	LogLevel        string        `help:"Log from this level on: debug, info, warn or error." default:"info" env:"RUNNEL_LOG_LEVEL" placeholder:"LEVEL"`
+	access
+	LogFormat string `help:"Write the log as text or json." default:"text" env:"RUNNEL_LOG_FORMAT" placeholder:"FORMAT"`
+	LogLevel  string `help:"Log from this level on: debug, info, warn or error." default:"info" env:"RUNNEL_LOG_LEVEL" placeholder:"LEVEL"`
 }
 
 func (*serveCmd) Help() string {
@@ -70,6 +72,10 @@ func (*serveCmd) Help() string {
 GET /healthz answers as long as the process does. GET /readyz answers 200 while requests are welcome and
 503, with the reason, when the storage has failed or the server is on its way down. While writes are
 refused because the disk is nearly full it answers 200 with the status "full": reads and deletes go on.
+
+Who may do what is said by tokens: those of a file that "runnel token" keeps, and JWTs that you or an
+identity provider sign. Without any of these everybody may do everything, which is refused where others
+than this machine can connect, unless --open says that it is meant. The health checks need no token.
 
 SIGTERM or an interrupt ends the server cleanly: live readers are told to come back, requests under way
 finish, the storage is closed. A second one ends it at once, which loses nothing that was acknowledged.`
@@ -138,6 +144,7 @@ func (c *serveCmd) Validate() error {
 	if c.Driver == "pebble" && c.Data == "" {
 		errs = append(errs, errors.New("data must name a directory for the driver pebble"))
 	}
+	errs = append(errs, c.access.check())
 	return errors.Join(errs...)
 }
 
@@ -153,6 +160,14 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }() // again, unless something below fails before it serves
+	if err := c.admitNobodyElse(listener.Addr(), log); err != nil {
+		return err
+	}
+	who, endAccess, err := c.access.start(log)
+	if err != nil {
+		return err
+	}
+	defer endAccess()
 
 	driver, err := c.openDriver(log)
 	if err != nil {
@@ -165,11 +180,11 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
 
-	streams := durablestreams.New(eng, c.streamsConfig(log))
-	sessions := session.NewHandler(eng, session.Config{MaxMessageBytes: int64(c.MaxBody), AllowedOrigins: c.AllowOrigin, Logger: log})
+	streams := c.newStreams(eng, who, log)
+	sessions, mounted := c.newSessions(eng, who, log)
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
-		Handler:           health.before(at(session.Path, sessions, streams)),
+		Handler:           health.before(at(session.Path, mounted, streams)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -299,8 +314,30 @@ func named(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// newStreams returns the handler of Durable Streams, behind a guard if there is anybody who says who asks.
+func (c *serveCmd) newStreams(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
+	cfg := c.streamsConfig(log)
+	if who == nil {
+		return durablestreams.New(eng, cfg)
+	}
+	cfg.Admit, cfg.Bind, cfg.Own, cfg.Private = who.Admit, auth.BindRequest, eng, true
+	return durablestreams.New(auth.NewGuard(eng), cfg)
+}
+
+// newSessions returns the handler of sessions, and the same behind whoever says who asks.
+func (c *serveCmd) newSessions(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) (sessions *session.Handler, mounted http.Handler) {
+	cfg := session.Config{MaxMessageBytes: int64(c.MaxBody), AllowedOrigins: c.AllowOrigin, Logger: log}
+	if who == nil {
+		sessions = session.NewHandler(eng, cfg)
+		return sessions, sessions
+	}
+	sessions = session.NewHandler(auth.NewGuard(eng), cfg)
+	return sessions, who.Before(sessions)
+}
+
 func (c *serveCmd) streamsConfig(log *slog.Logger) durablestreams.Config {
 	return durablestreams.Config{
+		Store:           auth.Store,
 		BaseURL:         c.BaseURL,
 		TrustForwarded:  c.TrustForwarded,
 		LongPollTimeout: c.LongPollTimeout,

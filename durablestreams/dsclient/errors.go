@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -55,6 +56,10 @@ func (e *Error) Is(target error) bool {
 		return e.Status == http.StatusConflict && !e.Detail.Closed && e.Detail.ExpectedSeq != nil
 	case runnel.ErrProducerFenced:
 		return e.Status == http.StatusForbidden && e.Detail.Epoch != nil
+	case runnel.ErrUnauthorized:
+		return e.Status == http.StatusUnauthorized
+	case runnel.ErrForbidden:
+		return e.Status == http.StatusForbidden && e.Detail.Epoch == nil
 	case runnel.ErrTailMoved:
 		return e.Status == http.StatusPreconditionFailed
 	case runnel.ErrTooLarge:
@@ -95,6 +100,11 @@ func readError(resp *http.Response) *Error {
 	d.Epoch = cmp.Or(d.Epoch, number(h, wire.HeaderProducerEpoch))
 	d.ExpectedSeq = cmp.Or(d.ExpectedSeq, number(h, wire.HeaderProducerExpectedSeq))
 	d.ReceivedSeq = cmp.Or(d.ReceivedSeq, number(h, wire.HeaderProducerReceivedSeq))
+	d.Scope = cmp.Or(d.Scope, challenge(h, "scope"))
+	d.Message = cmp.Or(d.Message, challenge(h, "error_description"))
+	if d.Message == "" && d.Scope != "" { // the answer to a HEAD has no body
+		d.Message = "the scope " + d.Scope + " is needed"
+	}
 	return &Error{
 		Method:     resp.Request.Method,
 		URL:        resp.Request.URL.Redacted(),
@@ -113,6 +123,14 @@ func retryAfter(value string, now time.Time) time.Duration {
 		return max(0, at.Sub(now))
 	}
 	return 0
+}
+
+// challenge returns a parameter of a WWW-Authenticate header, as RFC 6750, section 3 has them; empty if it
+// is not there.
+func challenge(h http.Header, name string) string {
+	_, rest, _ := strings.Cut(h.Get(wire.HeaderAuthenticate), name+`="`)
+	value, _, _ := strings.Cut(rest, `"`)
+	return value
 }
 
 // number returns the integer of a header, nil if there is none.

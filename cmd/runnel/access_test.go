@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	testSecret  = "0123456789abcdef0123456789abcdef"
+	testSecret2 = "fedcba9876543210fedcba9876543210"
+)
+
+func TestAServerThatOthersCanReachNeedsAccessControl(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0"} {
+		if strings.HasPrefix(addr, "[") && !hasIPv6(t) {
+			continue
+		}
+		o := runnelIn(t, nil, nil, "serve", "--driver", "memory", "--addr", addr)
+		if o.code != 1 || o.stdout != "" {
+			t.Errorf("%s: ended with %d, and printed %q", addr, o.code, o.stdout)
+		}
+		for _, want := range []string{"other machines can connect", "runnel token create", "--tokens", "--jwks-url", "127.0.0.1", "--open"} {
+			if !strings.Contains(o.stderr, want) {
+				t.Errorf("%s: the error does not say %q: %s", addr, want, o.stderr)
+			}
+		}
+	}
+	for _, args := range [][]string{{"--open"}, {"--jwt-secret", testSecret}} {
+		s := serve(t, nil, append([]string{"--driver", "memory", "--addr", "0.0.0.0:0"}, args...)...)
+		code, _ := get(t, strings.Replace(s.url, "localhost", "127.0.0.1", 1)+"/readyz")
+		if told := strings.Contains(s.stderr.String(), "everybody who can connect"); code != 200 || told != (args[0] == "--open") {
+			t.Errorf("%v: %d\n%s", args, code, s.stderr)
+		}
+		s.stop()
+	}
+	s := inMemory(t, "--addr", "localhost:0")
+	s.must("x", "append", "a")
+}
+
+func hasIPv6(t *testing.T) bool {
+	t.Helper()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "[::]:0")
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
+}
+
+func TestSettingsOfAccessThatDoNotGoTogetherAreRefused(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args, env, want string
+		code            int
+	}{
+		{args: "--open --tokens x", want: "open is for a server without tokens", code: 2},
+		{args: "--jwt-issuer x", want: "need jwt-secret", code: 2},
+		{args: "--jwks-url https://id.example/keys", want: "needs jwt-audience", code: 2},
+		{args: "--jwt-leeway 2h", want: "jwt-leeway must be between", code: 2},
+		{args: "--jwt-secret short", want: "at least 32", code: 1},
+		{args: "--jwt-secret-file " + empty, want: "is empty", code: 1},
+		{args: "--jwt-secret-file /nowhere", want: "jwt-secret-file: open /nowhere", code: 1},
+		{args: "--tokens /nowhere", want: "tokens: ", code: 1},
+		{args: "--jwks-url http://id.example/keys --jwt-audience a", want: "https", code: 1},
+		{env: "RUNNEL_TOKENS=", want: "RUNNEL_TOKENS is set and empty", code: 2},
+		{env: "RUNNEL_JWT_SECRET=", want: "RUNNEL_JWT_SECRET is set and empty", code: 2},
+	} {
+		o := runnelIn(t, strings.Fields(c.env), nil, append([]string{"serve", "--driver", "memory", "--addr", "127.0.0.1:0"}, strings.Fields(c.args)...)...)
+		if o.code != c.code || !strings.Contains(o.stderr, c.want) {
+			t.Errorf("%s%s: ended with %d: %s", c.args, c.env, o.code, o.stderr)
+		}
+	}
+}
+
+// say runs a command against the server as whoever has a token.
+func (s *server) say(token, stdin string, args ...string) outcome {
+	s.t.Helper()
+	return runnelIn(s.t, []string{"RUNNEL_URL=" + s.streams(), "RUNNEL_TOKEN=" + token}, strings.NewReader(stdin), args...)
+}
+
+// mustToken runs "runnel token" and returns what it prints.
+func mustToken(t *testing.T, args ...string) string {
+	t.Helper()
+	o := runnelIn(t, nil, nil, append([]string{"token"}, args...)...)
+	if o.code != 0 {
+		t.Fatalf("runnel token %v ended with %d\n%s", args, o.code, o.stderr)
+	}
+	return strings.TrimSpace(o.stdout)
+}
+
+func TestTokensOfAFileAreMadeListedUsedAndRevoked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	admin := mustToken(t, "create", "--tokens", file, "ops", "runnel:admin")
+	reader := mustToken(t, "create", "--tokens", file, "--expires-in", "24h", "web", "runnel:read:chats", "runnel:read:news")
+	s := serve(t, []string{"RUNNEL_TOKENS=" + file}, "--addr", "127.0.0.1:0", "--driver", "memory")
+	if o := s.say(admin, "x", "append", "chats/42"); o.code != 0 {
+		t.Fatal(o.stderr)
+	}
+	if o := s.say(reader, "", "read", "chats/42"); o.code != 0 || o.stdout != "x" {
+		t.Error(o)
+	}
+	if o := s.say(reader, "x", "append", "chats/42"); o.code != 1 || !strings.Contains(o.stderr, "403 forbidden") || !strings.Contains(o.stderr, "runnel:write:chats/42") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+	if o := s.say(reader, "", "tail", "secret"); o.code != 1 || !strings.Contains(o.stderr, "runnel:read:secret") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+	if o := s.say("", "", "read", "chats/42"); o.code != 1 || !strings.Contains(o.stderr, "401 unauthorized: a token is needed") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if code, _ := get(t, s.url+path); code != 200 {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+
+	list := mustToken(t, "ls", "--tokens", file)
+	if lines := strings.Split(list, "\n"); len(lines) != 2 || !strings.Contains(lines[0], "ops  until revoked") || !strings.Contains(lines[1], "runnel:read:chats runnel:read:news") || strings.Contains(list, "rnl_") {
+		t.Errorf("the list is\n%s", list)
+	}
+	id, _, _ := strings.Cut(strings.Split(list, "\n")[1], " ")
+	tail := command(t, []string{"RUNNEL_URL=" + s.streams(), "RUNNEL_TOKEN=" + reader}, "tail", "--from", "-1", "chats/42")
+	out, stderr := new(buffer), new(buffer)
+	tail.Stdout, tail.Stderr = out, stderr
+	if err := tail.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the tail follows", func() bool { return out.String() == "x" })
+	if o := runnelIn(t, nil, nil, "token", "revoke", "--tokens", file, "nobody"); o.code != 1 || !strings.Contains(o.stderr, "nobody") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+	mustToken(t, "revoke", "--tokens", file, id)
+	ended := make(chan struct{})
+	go func() { _ = tail.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(within):
+		t.Fatal("the tail goes on")
+	}
+	if !strings.Contains(stderr.String(), "401 unauthorized") {
+		t.Errorf("the tail ended with %s", stderr)
+	}
+	if o := s.say(admin, "", "read", "chats/42"); o.code != 0 {
+		t.Errorf("who was not revoked: %s", o.stderr)
+	}
+	mustToken(t, "revoke", "--tokens", file, "--subject", "ops")
+	if left := mustToken(t, "ls", "--tokens", file, "--json"); left != "" {
+		t.Errorf("left are %s", left)
+	}
+}
+
+func TestALiveReaderIsLetGoWhenItsTokenIsRevoked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	token := mustToken(t, "create", "--tokens", file, "web", "runnel:admin")
+	s := inMemory(t, "--tokens", file, "--sse-rotation", "0")
+	if o := s.say(token, "x", "append", "a"); o.code != 0 {
+		t.Fatal(o.stderr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.streams()+"/a?offset=-1&live=sse&token="+token, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := new(http.Client).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	r := bufio.NewReader(resp.Body)
+	if line, err := r.ReadString('\n'); err != nil || line != "event: data\n" {
+		t.Fatalf("got %q %v", line, err)
+	}
+	mustToken(t, "revoke", "--tokens", file, "--subject", "web")
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Errorf("it was not let go: %v", err)
+	}
+	if s.stop(); strings.Contains(s.stderr.String(), token) {
+		t.Errorf("the log shows the token\n%s", s.stderr)
+	}
+}
+
+func TestSignedTokensAreAdmittedAlsoWhileTheSecretIsChanged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(file, []byte(testSecret2+"\n\n"+testSecret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := inMemory(t, "--jwt-secret-file", file, "--jwt-issuer", "us", "--jwt-audience", "a,b")
+	before := mustToken(t, "sign", "--jwt-secret", testSecret, "--jwt-issuer", "us", "--jwt-audience", "b", "ann", "runnel:write:logs")
+	after := mustToken(t, "sign", "--jwt-secret-file", file, "--jwt-issuer", "us", "--jwt-audience", "b", "ann", "runnel:read:logs", "runnel:admin@00000000-0000-0000-0000-000000000001")
+	if o := s.say(before, "x", "append", "logs/1"); o.code != 0 {
+		t.Error(o.stderr)
+	}
+	if o := s.say(after, "", "read", "--store", "00000000-0000-0000-0000-000000000000", "logs/1"); o.code != 0 || o.stdout != "x" {
+		t.Errorf("%+v", o)
+	}
+	if o := s.say(after, "", "read", "logs/1"); o.code != 1 || !strings.Contains(o.stderr, "Runnel-Store") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+	if o := s.say(after, "y", "append", "--store", "00000000-0000-0000-0000-000000000001", "logs/1"); o.code != 0 {
+		t.Error(o.stderr)
+	}
+	for what, args := range map[string][]string{
+		"of another issuer": {"--jwt-secret", testSecret, "--jwt-issuer", "them", "--jwt-audience", "b"}, "for another audience": {"--jwt-secret", testSecret, "--jwt-issuer", "us", "--jwt-audience", "c"},
+		"signature": {"--jwt-secret", strings.Repeat("x", 32), "--jwt-issuer", "us", "--jwt-audience", "b"},
+	} {
+		if o := s.say(mustToken(t, append(append([]string{"sign"}, args...), "ann", "runnel:admin")...), "", "read", "logs/1"); o.code != 1 || !strings.Contains(o.stderr, what) {
+			t.Errorf("%s: ended with %d: %s", what, o.code, o.stderr)
+		}
+	}
+}
+
+func TestTheTokenCommandSaysWhatIsWrong(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	for _, c := range []struct {
+		args, want string
+		code       int
+	}{
+		{"create --tokens " + file + " ann", "scope", 2},
+		{"create ann runnel:read", "tokens", 2},
+		{"create --tokens " + file + " ann chats", "does not begin with runnel:", 2},
+		{"create --tokens " + file + " --expires-in -1h ann runnel:read", "negative", 2},
+		{"create --tokens /nowhere/tokens ann runnel:read", "/nowhere/tokens", 1},
+		{"ls --tokens " + file, "no such file", 1},
+		{"revoke --tokens " + file, "say which", 2},
+		{"revoke --tokens " + file + " x", "no such file", 1},
+		{"sign ann runnel:read", "jwt-secret", 2},
+		{"sign --jwt-secret short ann runnel:read", "at least 32", 1},
+		{"sign --jwt-secret " + testSecret + " --expires-in 0s ann runnel:read", "more than 0", 2},
+	} {
+		o := runnelIn(t, nil, nil, append([]string{"token"}, strings.Fields(c.args)...)...)
+		if o.code != c.code || !strings.Contains(o.stderr, c.want) {
+			t.Errorf("%s: ended with %d: %s", c.args, o.code, o.stderr)
+		}
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file was made: %v", err)
+	}
+	if o := runnelIn(t, nil, nil, "read", "--token", "a", "--auth", "b", "x"); o.code != 2 || !strings.Contains(o.stderr, "exclude each other") {
+		t.Errorf("ended with %d: %s", o.code, o.stderr)
+	}
+}
