@@ -182,3 +182,13 @@ func compact(value []byte) []byte {
 	}
 	return b.Bytes()
 }
+
+// HasKey tells whether an object, as JSON, has a key at its top.
+func HasKey(object []byte, key string) bool {
+	for _, m := range members(object) {
+		if m.key == key {
+			return true
+		}
+	}
+	return false
+}

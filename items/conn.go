@@ -1,0 +1,465 @@
+package items
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/wire"
+)
+
+// conn is one WebSocket connection. One goroutine reads from it. Another writes to it while there is
+// something to write.
+type conn struct {
+	h       *Handler
+	ws      *websocket.Conn
+	id      uint64
+	store   runnel.Store
+	context json.RawMessage // what Connect has returned
+	inject  bool
+	ctx     context.Context //nolint:containedctx // carries who asks, and ends with the connection
+	cancel  context.CancelFunc
+
+	joining sync.Mutex // held while subscriptions are given snapshots
+
+	mu      sync.Mutex
+	room    sync.Cond // of the queue
+	subs    map[string]*subscription
+	queue   queue
+	held    []*change // while holding
+	holding bool
+	bytes   int  // of values in held
+	gap     bool // changes were dropped, so snapshots are due
+	writing bool
+	closed  bool
+}
+
+// subscription is one that a connection has.
+type subscription struct {
+	Subscription
+	seg  runnel.Segment // the group; without a name if several
+	feed *feed
+	last snapshotAt // of a single group
+}
+
+// snapshotAt is where a snapshot was.
+type snapshotAt struct {
+	id   uint64
+	tail runnel.Sequence
+}
+
+// wants tells whether the subscription is about an item of a group; nil is about none of its items.
+func (s *subscription) wants(group runnel.Segment, item *string) bool {
+	if s.seg.Space != group.Space {
+		return false
+	}
+	switch {
+	case s.seg.Name == "":
+		return strings.HasPrefix(group.Name, s.Prefix)
+	case s.seg.Name != group.Name:
+		return false
+	case s.Item != nil:
+		return item != nil && *item == *s.Item
+	case s.Prefix != "":
+		return item == nil || strings.HasPrefix(*item, s.Prefix)
+	}
+	return true
+}
+
+// allowed tells whether a page of an origin may use the handler.
+func (h *Handler) allowed(origin string) bool {
+	if len(h.cfg.AllowedOrigins) == 0 {
+		return true
+	}
+	for _, pattern := range h.cfg.AllowedOrigins {
+		if pattern == "*" {
+			return true
+		}
+		if ok, err := path.Match(strings.ToLower(pattern), strings.ToLower(origin)); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// bearerPrefix begins a sub-protocol that is a token; such a one is not sent back.
+const bearerPrefix = "runnel.bearer."
+
+// subprotocol is the one to agree on: the first that is offered. Browsers hang up if it is none, and a token
+// that comes after it is not sent back.
+func subprotocol(r *http.Request) []string {
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.TrimSpace(name); name != "" && !strings.HasPrefix(name, bearerPrefix) {
+				return []string{name}
+			}
+		}
+	}
+	return nil
+}
+
+// accept makes a connection of a request. Names, of a stream and a group and perhaps an item, are joined at
+// once.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.Store, names []string) error {
+	if origin := r.Header.Get("Origin"); origin != "" && !h.allowed(origin) {
+		return &wire.Error{Status: http.StatusForbidden, Detail: wire.Detail{Code: wire.CodeForbidden, Message: fmt.Sprintf("pages of the origin %.200q may not connect", origin)}}
+	}
+	var first *joinData
+	if len(names) > 0 {
+		if len(names) == 1 {
+			return invalid("connect to a group: /stream/{stream}/{group}[/{item}]")
+		}
+		first = &joinData{ID: ref("url"), Stream: &names[0], Group: &names[1]}
+		if len(names) == 3 {
+			first.Item = &names[2]
+		}
+		if since := r.URL.Query().Get("since"); since != "" {
+			first.Since = since
+		}
+	}
+	c := &conn{h: h, store: store, inject: h.cfg.InjectID || r.URL.Query().Has("inject_id"), subs: make(map[string]*subscription)}
+	c.room.L = &c.mu
+	if h.cfg.Connect != nil {
+		given, err := h.connect(r)
+		if err != nil {
+			return err
+		}
+		c.context = given
+	}
+	c.ctx, c.cancel = h.cfg.Bind(context.WithoutCancel(r.Context()))
+	if err := h.enter(c); err != nil {
+		c.cancel()
+		return err
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the origin was looked at above
+		Subprotocols:       subprotocol(r),
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		h.forget(c)
+		c.cancel()
+		h.cfg.Logger.Debug("no WebSocket was made", "err", err)
+		return nil //nolint:nilerr // it has been answered
+	}
+	ws.SetReadLimit(h.cfg.MaxFrameBytes)
+	c.mu.Lock()
+	c.ws = ws
+	c.mu.Unlock()
+	// A goroutine of its own: that of the request has a large stack by now.
+	go c.serve(first)
+	return nil
+}
+
+func ref[T any](v T) *T { return &v }
+
+// enter counts a connection.
+func (h *Handler) enter(c *conn) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.draining:
+		return runnel.ErrShutdown
+	case len(h.conns) >= h.cfg.MaxConnections:
+		return &runnel.UnavailableError{Reason: fmt.Sprintf("there are %d connections, which is the limit", len(h.conns)), RetryAfter: time.Second}
+	}
+	h.lastConn++
+	c.id = h.lastConn
+	h.conns[c] = struct{}{}
+	h.live.Add(1)
+	return nil
+}
+
+func (h *Handler) forget(c *conn) {
+	h.mu.Lock()
+	delete(h.conns, c)
+	h.mu.Unlock()
+	h.live.Done()
+}
+
+// connect asks the hook. Whatever goes wrong, the answer is no.
+func (h *Handler) connect(r *http.Request) (given json.RawMessage, err error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("the query is not percent-encoded: %v", err)
+	}
+	shake := Handshake{Headers: make(map[string]string, len(r.Header)), Path: r.URL.Path, QueryParams: query, Addr: r.RemoteAddr}
+	for name, values := range r.Header {
+		shake.Headers[strings.ToLower(name)] = values[len(values)-1]
+	}
+	shake.Headers["host"] = r.Host
+	refused := hook(r.Context(), h.cfg.HookTimeout, func(ctx context.Context) (err error) {
+		given, err = h.cfg.Connect(ctx, shake)
+		return err
+	})
+	if refused == nil {
+		return given, nil
+	}
+	if known, ok := errors.AsType[*wire.Error](refused); ok {
+		return nil, known
+	}
+	h.cfg.Logger.Info("a connection was refused", "addr", r.RemoteAddr, "err", refused)
+	return nil, &wire.Error{Status: http.StatusUnauthorized, Detail: wire.Detail{Code: wire.CodeUnauthorized, Message: "the connection was refused"}, Cause: refused}
+}
+
+// hook runs a function of somebody else's, for so long.
+func hook(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- f(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serve reads from the connection until it ends.
+func (c *conn) serve(first *joinData) {
+	defer c.h.forget(c)
+	defer c.end()
+	stop := context.AfterFunc(c.ctx, c.revoked)
+	defer stop()
+	if c.h.ended.Err() != nil {
+		c.goAway()
+	}
+	if first != nil {
+		c.join(first)
+	}
+	for {
+		kind, frame, err := c.ws.Read(context.Background()) // it ends when the connection is closed
+		if err != nil {
+			return
+		}
+		if len(frame) > 0 {
+			c.receive(kind, frame)
+		}
+	}
+}
+
+// revoked tells a client that it may not be served any longer.
+func (c *conn) revoked() {
+	if c.isClosed() {
+		return
+	}
+	c.mu.Lock()
+	c.queue.drop()
+	for _, s := range c.subs {
+		c.queue.control(unauthorized(&s.Subscription, c.h.stamp(s.seg), "authorization has ended"))
+	}
+	var last [][]byte
+	for f := c.queue.take(); f != nil; f = c.queue.take() {
+		last = append(last, f)
+	}
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, f := range last {
+		if c.ws.Write(ctx, websocket.MessageText, f) != nil {
+			break
+		}
+	}
+	_ = c.ws.Close(websocket.StatusPolicyViolation, "authorization has ended")
+}
+
+// goAway tells a client to come back later.
+func (c *conn) goAway() {
+	c.mu.Lock()
+	ws := c.ws
+	c.mu.Unlock()
+	if ws == nil {
+		return // it is not accepted yet, and sees so itself
+	}
+	_ = ws.Close(websocket.StatusServiceRestart, "the server restarts")
+}
+
+func (c *conn) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+// end gives back what the connection has, and tells of its leaves.
+func (c *conn) end() {
+	_ = c.ws.CloseNow()
+	c.mu.Lock()
+	c.closed = true
+	subs := c.subs
+	c.subs = nil
+	c.queue = queue{}
+	c.held = nil
+	c.room.Broadcast()
+	c.mu.Unlock()
+	c.cancel()
+	for _, s := range subs {
+		c.left(s)
+	}
+}
+
+// left pairs a join.
+func (c *conn) left(s *subscription) {
+	c.h.detach(s.feed, s.seg.Name, c)
+	if c.h.cfg.Leave == nil {
+		return
+	}
+	err := hook(context.Background(), c.h.cfg.HookTimeout, func(ctx context.Context) error {
+		c.h.cfg.Leave(ctx, s.Subscription)
+		return nil
+	})
+	if err != nil {
+		c.h.cfg.Logger.Warn("a leave was not taken note of", "stream", s.Stream, "group", s.Group, "err", err)
+	}
+}
+
+// offer hands a change to the connection. It never waits.
+func (c *conn) offer(ch *change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.gap {
+		return
+	}
+	if c.holding {
+		c.held = append(c.held, ch)
+		if c.bytes += len(ch.Value) + len(ch.Old) + len(ch.Key) + 128; c.bytes > c.h.cfg.MaxQueueBytes {
+			c.held, c.gap = nil, true
+		}
+		return
+	}
+	c.deliver(ch)
+}
+
+// deliver queues a change if a subscription wants it, once. The lock is held.
+func (c *conn) deliver(ch *change) {
+	for _, s := range c.subs {
+		if s.wants(ch.group, &ch.Key) {
+			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
+			c.bound()
+			c.wake()
+			return
+		}
+	}
+}
+
+// bound drops changes when too much waits. Snapshots then take their place. The lock is held.
+func (c *conn) bound() {
+	if c.queue.live > c.h.cfg.MaxQueueBytes {
+		c.queue.drop()
+		c.gap = true
+	}
+}
+
+// tell queues a frame that is not left out.
+func (c *conn) tell(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.queue.control(frame)
+	c.wake()
+}
+
+// wake starts to write if nobody does. The lock is held.
+func (c *conn) wake() {
+	if !c.writing && c.ws != nil {
+		c.writing = true
+		go c.write()
+	}
+}
+
+// write writes what waits, and ends when nothing does.
+func (c *conn) write() {
+	for {
+		c.mu.Lock()
+		frame := c.queue.take()
+		c.room.Broadcast()
+		if frame == nil || c.closed {
+			c.writing = false
+			gap := c.gap && !c.closed && !c.holding
+			c.mu.Unlock()
+			if gap {
+				c.resync(runnel.Space{}, "", "the connection was too slow; changes were left out")
+			}
+			return
+		}
+		c.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), c.h.cfg.WriteTimeout)
+		err := c.ws.Write(ctx, websocket.MessageText, frame)
+		cancel()
+		if err != nil {
+			c.mu.Lock()
+			c.closed = true
+			c.room.Broadcast()
+			c.mu.Unlock()
+			_ = c.ws.CloseNow()
+			return
+		}
+	}
+}
+
+// waitForRoom waits until little enough waits to be written that a snapshot may be added.
+func (c *conn) waitForRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.closed && c.queue.size > c.h.cfg.MaxQueueBytes {
+		c.room.Wait()
+	}
+	return !c.closed
+}
+
+// pingAll checks now and then that connections are still there. They are spread over the interval.
+func (h *Handler) pingAll() {
+	const slots = 16
+	tick := time.NewTicker(max(h.cfg.PingInterval/slots, time.Millisecond))
+	defer tick.Stop()
+	for slot := uint64(0); ; slot = (slot + 1) % slots {
+		select {
+		case <-h.ended.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		var due []*conn
+		for c := range h.conns {
+			if c.id%slots == slot {
+				due = append(due, c)
+			}
+		}
+		h.mu.Unlock()
+		for _, c := range due {
+			c.mu.Lock()
+			ready := c.ws != nil && !c.closed
+			c.mu.Unlock()
+			if ready {
+				go c.ping()
+			}
+		}
+	}
+}
+
+func (c *conn) ping() {
+	ctx, cancel := context.WithTimeout(c.ctx, c.h.cfg.WriteTimeout)
+	defer cancel()
+	if c.ws.Ping(ctx) != nil {
+		_ = c.ws.CloseNow()
+	}
+}

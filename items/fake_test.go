@@ -1,0 +1,338 @@
+package items_test
+
+import (
+	"cmp"
+	"context"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+// fakeLog keeps items in memory the way that the engine does, for tests of what stands before it.
+type fakeLog struct {
+	mu      sync.Mutex
+	spaces  map[runnel.Space]*fakeSpace
+	moved   chan struct{} // closed and replaced with each change
+	events  []runnel.Event
+	failing error // of reads and writes
+	frozen  bool  // tails stand still
+}
+
+type fakeSpace struct {
+	head   runnel.Position
+	lastID uint64
+	groups map[string]*fakeGroup
+	log    []runnel.ItemBatch
+}
+
+type fakeGroup struct {
+	info  runnel.Info
+	items map[string]runnel.Item
+	lead  int64
+	keys  map[string]runnel.ItemsWritten
+	sums  map[string]uint64
+}
+
+func newFake() *fakeLog {
+	return &fakeLog{spaces: make(map[runnel.Space]*fakeSpace), moved: make(chan struct{})}
+}
+
+func (f *fakeLog) wake() {
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+func (f *fakeLog) freeze(frozen bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.frozen = frozen
+	f.wake()
+}
+
+func (f *fakeLog) space(space runnel.Space) *fakeSpace {
+	s := f.spaces[space]
+	if s == nil {
+		s = &fakeSpace{groups: make(map[string]*fakeGroup)}
+		f.spaces[space] = s
+	}
+	return s
+}
+
+func (f *fakeLog) WriteItems(_ context.Context, space runnel.Space, all ...runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failing != nil {
+		return nil, f.failing
+	}
+	w := all[0]
+	s := f.space(space)
+	seg := space.Segment(w.Segment)
+	if err := seg.Validate(); err != nil {
+		return nil, err
+	}
+	g := s.groups[w.Segment]
+	if g == nil {
+		g = &fakeGroup{info: runnel.Info{Segment: seg, ContentType: "application/json"}, items: make(map[string]runnel.Item), keys: make(map[string]runnel.ItemsWritten), sums: make(map[string]uint64)}
+	}
+	if before, ok := g.keys[w.Key]; ok && w.Key != "" {
+		if g.sums[w.Key] != w.Sum {
+			return nil, runnel.ErrKeyReused
+		}
+		before.Duplicate = true
+		return []runnel.ItemsWritten{before}, nil
+	}
+	now := time.Now().Truncate(time.Microsecond)
+	var result runnel.ItemsWritten
+	batch := runnel.ItemBatch{Segment: seg}
+	tail, head, lead := g.info.Tail, s.head, g.lead
+	for _, one := range w.Writes {
+		one.ItemKey = one.WithDefaults()
+		old, exists := g.items[one.Key]
+		if one.IfVersion != nil && *one.IfVersion != old.Version || one.IfExists && !exists {
+			return nil, &runnel.ItemMovedError{Segment: seg, Item: one.ItemKey, Want: one.IfVersion, Have: old.Version}
+		}
+		r := runnel.ItemResult{}
+		if exists {
+			r.Old = &old
+		}
+		value := one.Value
+		if one.Apply != nil {
+			var err error
+			if value, err = one.Apply(r.Old); err != nil {
+				return nil, err
+			}
+		}
+		if value == nil && !exists {
+			result.Results = append(result.Results, r)
+			continue
+		}
+		tail, head = tail+1, head+1
+		lead = runnel.ItemLead(lead, tail, now.UnixMicro())
+		c := runnel.ItemChange{ItemKey: one.ItemKey, Op: runnel.ItemDeleted, Old: old.Value, Sequence: tail, Position: head, Time: now, TxID: w.TxID, Stamp: runnel.ItemStamp(lead, tail)}
+		if value != nil {
+			r.New = &runnel.Item{ItemKey: one.ItemKey, Value: value, Version: tail, Created: now, Updated: now}
+			c.Op, c.Value, c.Old = runnel.ItemCreated, value, nil
+			if exists {
+				r.New.Created, c.Op = old.Created, runnel.ItemUpdated
+			}
+			if one.TTL > 0 {
+				r.New.Expires = now.Add(one.TTL)
+			}
+		}
+		batch.Changes = append(batch.Changes, c)
+		result.Results = append(result.Results, r)
+	}
+	if g.info.ID == 0 {
+		s.lastID++
+		g.info.ID = s.lastID
+		s.groups[w.Segment] = g
+	}
+	for _, r := range result.Results {
+		if r.New != nil {
+			g.items[r.New.Key] = *r.New
+		} else if r.Old != nil {
+			delete(g.items, r.Old.Key)
+		}
+	}
+	g.info.Tail, s.head, g.lead = tail, head, lead
+	batch.ID, batch.Last, batch.LastPosition, batch.Lead = g.info.ID, tail, head, lead
+	s.log = append(s.log, batch)
+	result.Tail = tail
+	if w.Key != "" {
+		g.keys[w.Key], g.sums[w.Key] = result, w.Sum
+	}
+	f.wake()
+	return []runnel.ItemsWritten{result}, nil
+}
+
+func (f *fakeLog) group(seg runnel.Segment) (*fakeGroup, error) {
+	if f.failing != nil {
+		return nil, f.failing
+	}
+	if s := f.spaces[seg.In()]; s != nil && s.groups[seg.Name] != nil {
+		return s.groups[seg.Name], nil
+	}
+	return nil, &runnel.NotFoundError{Segment: seg}
+}
+
+func (f *fakeLog) Item(_ context.Context, seg runnel.Segment, key runnel.ItemKey) (runnel.Item, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.group(seg)
+	if err != nil {
+		return runnel.Item{}, err
+	}
+	it, ok := g.items[key.Key]
+	if !ok {
+		return it, &runnel.ItemNotFoundError{Segment: seg, Item: key}
+	}
+	return it, nil
+}
+
+func (g *fakeGroup) view(q runnel.ItemQuery) runnel.ItemView {
+	v := runnel.ItemView{Info: g.info, Lead: g.lead}
+	for _, key := range slices.Sorted(maps.Keys(g.items)) {
+		if key <= q.After && q.After != "" || !strings.HasPrefix(key, q.Prefix) {
+			continue
+		}
+		if q.Limit > 0 && len(v.Items) == q.Limit {
+			v.More, v.Next = true, v.Items[len(v.Items)-1].Key
+			break
+		}
+		v.Items = append(v.Items, g.items[key])
+	}
+	return v
+}
+
+func (f *fakeLog) Items(_ context.Context, seg runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.group(seg)
+	if err != nil {
+		return runnel.ItemView{}, err
+	}
+	return g.view(q), nil
+}
+
+func (f *fakeLog) SpaceItems(_ context.Context, space runnel.Space, prefix string, q runnel.ItemQuery) (runnel.SpaceItemView, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.space(space)
+	view := runnel.SpaceItemView{Space: space, At: s.head}
+	for _, name := range slices.Sorted(maps.Keys(s.groups)) {
+		if strings.HasPrefix(name, prefix) {
+			view.Groups = append(view.Groups, s.groups[name].view(q))
+		}
+	}
+	return view, f.failing
+}
+
+func (f *fakeLog) TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error] {
+	return f.tail(ctx, seg.In(), func(b *runnel.ItemBatch) bool { return b.Segment == seg && b.ID == id && b.Last > after })
+}
+
+func (f *fakeLog) TailSpaceItems(ctx context.Context, space runnel.Space, prefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return f.tail(ctx, space, func(b *runnel.ItemBatch) bool {
+		return b.LastPosition > after && strings.HasPrefix(b.Segment.Name, prefix)
+	})
+}
+
+func (f *fakeLog) tail(ctx context.Context, space runnel.Space, wanted func(*runnel.ItemBatch) bool) iter.Seq2[runnel.ItemBatch, error] {
+	return func(yield func(runnel.ItemBatch, error) bool) {
+		for next := 0; ; {
+			f.mu.Lock()
+			log, moved := f.space(space).log, f.moved
+			if f.frozen {
+				log = nil
+			}
+			f.mu.Unlock()
+			for ; next < len(log); next++ {
+				if wanted(&log[next]) && !yield(log[next], nil) {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				yield(runnel.ItemBatch{}, ctx.Err())
+				return
+			case <-moved:
+			}
+		}
+	}
+}
+
+func (f *fakeLog) ItemGroups(_ context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []runnel.Info
+	for name, g := range f.space(space).groups {
+		if strings.HasPrefix(name, prefix) && name > after {
+			all = append(all, g.info)
+		}
+	}
+	slices.SortFunc(all, func(a, b runnel.Info) int { return cmp.Compare(a.Segment.Name, b.Segment.Name) })
+	return pairs(all)
+}
+
+func (f *fakeLog) ItemSpaces(_ context.Context, _ runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []runnel.Space
+	for space, s := range f.spaces {
+		if strings.HasPrefix(space.Name, prefix) && space.Name > after && len(s.groups) > 0 {
+			all = append(all, space)
+		}
+	}
+	slices.SortFunc(all, func(a, b runnel.Space) int { return cmp.Compare(a.Name, b.Name) })
+	return pairs(all)
+}
+
+func pairs[T any](all []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, one := range all {
+			if !yield(one, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (f *fakeLog) StatSpace(_ context.Context, space runnel.Space) (runnel.SpaceInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return runnel.SpaceInfo{Space: space, Head: f.space(space).head}, nil
+}
+
+func (f *fakeLog) Delete(_ context.Context, seg runnel.Segment) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.group(seg)
+	if err != nil {
+		return err
+	}
+	delete(f.spaces[seg.In()].groups, seg.Name)
+	f.events = append(f.events, runnel.Event{Info: g.info, Deleted: true})
+	f.wake()
+	return nil
+}
+
+func (f *fakeLog) DeleteItemSpace(_ context.Context, space runnel.Space) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.space(space)
+	n := len(s.groups)
+	for _, g := range s.groups {
+		f.events = append(f.events, runnel.Event{Info: g.info, Deleted: true})
+	}
+	clear(s.groups)
+	f.wake()
+	return n, nil
+}
+
+func (f *fakeLog) Watch(ctx context.Context, _ runnel.Store) iter.Seq[runnel.Event] {
+	return func(yield func(runnel.Event) bool) {
+		f.mu.Lock()
+		next := len(f.events)
+		f.mu.Unlock()
+		for {
+			f.mu.Lock()
+			events, moved := f.events, f.moved
+			f.mu.Unlock()
+			for ; next < len(events); next++ {
+				if !yield(events[next]) {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-moved:
+			}
+		}
+	}
+}

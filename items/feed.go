@@ -1,0 +1,273 @@
+package items
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+// maxEventWait is how long an event waits for the changes before it. A position need not be that of a change, so
+// it may wait for nothing.
+const maxEventWait = 50 * time.Millisecond
+
+// feedRetry is how long a feed waits after reading failed.
+const feedRetry = time.Second
+
+// A feed follows one space for all connections that have subscriptions to its groups. It reads each change
+// once, and hands it to those that may want it without waiting for any.
+type feed struct {
+	h     *Handler
+	space runnel.Space
+	stop  context.CancelFunc
+
+	telling sync.Mutex // of events, one after the other
+
+	mu     sync.Mutex
+	groups map[string]map[*conn]int // how many subscriptions a connection has to a group
+	whole  map[*conn]int            // and to several
+	stamps map[string]int64         // the latest of groups that have changed
+	at     runnel.Position          // everything up to it has been handed on
+	events []*waiting               // in the order in which they were sent
+}
+
+// waiting is an event that comes after a position.
+type waiting struct {
+	after runnel.Position
+	tell  func()
+	due   bool // the time is over
+}
+
+// afterChanges runs tell once the changes up to a position have been handed on, after what was to be told
+// before it.
+func (f *feed) afterChanges(at runnel.Position, tell func()) {
+	w := &waiting{after: at, tell: tell}
+	f.mu.Lock()
+	f.events = append(f.events, w)
+	behind := f.at < at || len(f.events) > 1
+	f.mu.Unlock()
+	if behind {
+		time.AfterFunc(maxEventWait, func() {
+			f.mu.Lock()
+			w.due = true
+			f.mu.Unlock()
+			f.tellEvents()
+		})
+	}
+	f.tellEvents()
+}
+
+// tellEvents tells what need not wait any longer.
+func (f *feed) tellEvents() {
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	for {
+		f.mu.Lock()
+		if len(f.events) == 0 || f.events[0].after > f.at && !f.events[0].due {
+			f.mu.Unlock()
+			return
+		}
+		w := f.events[0]
+		f.events = f.events[1:]
+		f.mu.Unlock()
+		w.tell()
+	}
+}
+
+// attach returns the feed of a space, from then on with a connection among its receivers. Group is empty
+// for all groups. When it returns, the feed is at a place that no later view is before.
+func (h *Handler) attach(ctx context.Context, space runnel.Space, group string, c *conn) (*feed, error) {
+	h.mu.Lock()
+	f := h.feeds[space]
+	if f != nil {
+		f.add(group, c)
+		h.mu.Unlock()
+		return f, nil
+	}
+	h.mu.Unlock()
+	info, err := h.cfg.Own.StatSpace(ctx, space)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f = h.feeds[space]; f == nil {
+		if h.draining {
+			return nil, runnel.ErrShutdown
+		}
+		f = &feed{h: h, space: space, groups: make(map[string]map[*conn]int), whole: make(map[*conn]int), stamps: make(map[string]int64), at: info.Head}
+		var follow context.Context
+		follow, f.stop = context.WithCancel(h.ended)
+		h.feeds[space] = f
+		h.live.Go(func() { f.follow(follow, info.Head) })
+		if !h.watched[space.Store] {
+			h.watched[space.Store] = true
+			h.live.Go(func() { h.watch(space.Store) })
+		}
+	}
+	f.add(group, c)
+	return f, nil
+}
+
+func (f *feed) add(group string, c *conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if group == "" {
+		f.whole[c]++
+		return
+	}
+	if f.groups[group] == nil {
+		f.groups[group] = make(map[*conn]int)
+	}
+	f.groups[group][c]++
+}
+
+// detach takes back one attach. A feed without receivers ends.
+func (h *Handler) detach(f *feed, group string, c *conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	receivers := f.whole
+	if group != "" {
+		receivers = f.groups[group]
+	}
+	if receivers[c]--; receivers[c] <= 0 {
+		delete(receivers, c)
+	}
+	if group != "" && len(receivers) == 0 {
+		delete(f.groups, group)
+		delete(f.stamps, group)
+	}
+	if len(f.groups) == 0 && len(f.whole) == 0 && h.feeds[f.space] == f {
+		delete(h.feeds, f.space)
+		f.stop()
+	}
+}
+
+// receivers returns who may want to know about a group.
+func (f *feed) receivers(group string) []*conn {
+	all := slices.AppendSeq(make([]*conn, 0, len(f.groups[group])+len(f.whole)), maps.Keys(f.groups[group]))
+	for c := range f.whole {
+		if f.groups[group][c] == 0 {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// follow hands on what happens after a position.
+func (f *feed) follow(ctx context.Context, at runnel.Position) {
+	for ctx.Err() == nil {
+		for batch, err := range f.h.cfg.Own.TailSpaceItems(ctx, f.space, "", at) {
+			if err != nil {
+				f.lost(ctx, err, &at)
+				break
+			}
+			at = max(at, batch.LastPosition)
+			f.publish(&batch)
+			f.mu.Lock()
+			f.at = at
+			f.mu.Unlock()
+			f.tellEvents()
+		}
+	}
+}
+
+func (f *feed) publish(batch *runnel.ItemBatch) {
+	f.mu.Lock()
+	receivers := f.receivers(batch.Segment.Name)
+	if len(receivers) > 0 && len(batch.Changes) > 0 {
+		f.stamps[batch.Segment.Name] = batch.Changes[len(batch.Changes)-1].Stamp
+	}
+	f.mu.Unlock()
+	if len(receivers) == 0 {
+		return
+	}
+	for i := range batch.Changes {
+		if batch.Changes[i].Type != runnel.DefaultItemType {
+			continue
+		}
+		c := &change{group: batch.Segment, id: batch.ID, ItemChange: batch.Changes[i]}
+		for _, to := range receivers {
+			to.offer(c)
+		}
+	}
+}
+
+// lost goes on at the end when what comes next cannot be read, and gives everybody a snapshot instead.
+func (f *feed) lost(ctx context.Context, err error, at *runnel.Position) {
+	if ctx.Err() != nil {
+		return
+	}
+	if !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrTrimmed) {
+		f.h.cfg.Logger.Warn("following items failed; subscribers are given a snapshot", "stream", f.space.Name, "err", err)
+	}
+	wait := time.NewTimer(feedRetry)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-wait.C:
+	}
+	info, err := f.h.cfg.Own.StatSpace(ctx, f.space)
+	if err != nil {
+		return
+	}
+	*at = info.Head
+	f.mu.Lock()
+	all := make(map[*conn]bool)
+	for c := range f.whole {
+		all[c] = true
+	}
+	for _, receivers := range f.groups {
+		for c := range receivers {
+			all[c] = true
+		}
+	}
+	f.mu.Unlock()
+	for c := range all {
+		c.resync(f.space, "", "the place of the subscription was lost")
+	}
+}
+
+// watch gives the subscribers of groups that are deleted an empty snapshot.
+func (h *Handler) watch(store runnel.Store) {
+	for e := range h.cfg.Own.Watch(h.ended, store) {
+		if !e.Deleted {
+			continue
+		}
+		h.mu.Lock()
+		f := h.feeds[e.Info.Segment.In()]
+		h.mu.Unlock()
+		if f == nil {
+			continue
+		}
+		f.mu.Lock()
+		receivers := f.receivers(e.Info.Segment.Name)
+		f.mu.Unlock()
+		for _, c := range receivers {
+			c.resync(f.space, e.Info.Segment.Name, "")
+		}
+	}
+}
+
+// stamp is a timestamp for what is told about a group between two changes of it: after the latest that this
+// server has handed on, and before the next. Those are at least two apart, and no change is stamped before
+// the time at which it is committed.
+func (h *Handler) stamp(group runnel.Segment) int64 {
+	stamp := time.Now().UnixMilli() - 1
+	h.mu.Lock()
+	f := h.feeds[group.In()]
+	h.mu.Unlock()
+	if f == nil {
+		return stamp
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(stamp, f.stamps[group.Name]+1)
+}

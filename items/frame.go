@@ -1,0 +1,171 @@
+package items
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/items/ops"
+)
+
+// cursor is where a subscriber of a group is: the group's incarnation and a sequence.
+func cursor(id uint64, at runnel.Sequence) string {
+	return strconv.FormatUint(id, 10) + "-" + strconv.FormatUint(uint64(at), 10)
+}
+
+func parseCursor(text string) (id uint64, at runnel.Sequence, ok bool) {
+	first, second, found := strings.Cut(text, "-")
+	id, err := strconv.ParseUint(first, 10, 64)
+	n, err2 := strconv.ParseUint(second, 10, 64)
+	return id, runnel.Sequence(n), found && err == nil && err2 == nil
+}
+
+func quote(s string) []byte { return encode(s) }
+
+// head begins a frame: all of the envelope but the event.
+func head(b []byte, stamp int64, stream, group string, item *string) []byte {
+	b = append(b, `{"type":"stream","timestamp":`...)
+	b = strconv.AppendInt(b, stamp, 10)
+	b = append(append(b, `,"streamName":`...), quote(stream)...)
+	b = append(append(b, `,"groupId":`...), quote(group)...)
+	b = append(b, `,"id":`...)
+	if item == nil {
+		b = append(b, null...)
+	} else {
+		b = append(b, quote(*item)...)
+	}
+	return append(b, `,"event":`...)
+}
+
+// change is one change of an item on its way to subscribers. Its frames are encoded once and shared by all.
+type change struct {
+	group runnel.Segment
+	id    uint64 // of the group's incarnation
+	runnel.ItemChange
+
+	mu     sync.Mutex
+	frames [4][2][]byte // by what happened, and by whether the id is put into the value
+}
+
+// frame returns the frame that tells the change as op, which differs from what happened where earlier
+// changes of the item were left out.
+func (c *change) frame(op runnel.ItemOp, inject bool) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	with := 0
+	if inject {
+		with = 1
+	}
+	if f := c.frames[op][with]; f != nil {
+		return f
+	}
+	data := c.Value
+	if op == runnel.ItemDeleted {
+		if data = c.Old; data == nil {
+			data = append(append([]byte(`{"id":`), quote(c.Key)...), '}') // clients look for the id in what was deleted
+		}
+	}
+	if inject {
+		data = withID(data, c.Key)
+	}
+	b := head(make([]byte, 0, len(data)+256), c.Stamp, c.group.Space, c.group.Name, &c.Key)
+	b = append(append(b, `{"type":"`...), op.String()...)
+	b = append(append(b, `","data":`...), data...)
+	b = append(b, `},"version":`...)
+	b = strconv.AppendUint(b, uint64(c.Sequence), 10)
+	b = append(append(b, `,"cursor":"`...), cursor(c.id, c.Sequence)...)
+	b = append(b, `"}`...)
+	c.frames[op][with] = b
+	return b
+}
+
+// withID puts an id into an object that has none.
+func withID(value []byte, id string) []byte {
+	if len(value) == 0 || value[0] != '{' {
+		return value
+	}
+	if ops.HasKey(value, "id") {
+		return value
+	}
+	b := append([]byte(`{"id":`), quote(id)...)
+	if len(value) > 2 {
+		b = append(b, ',')
+	}
+	return append(b, value[1:]...)
+}
+
+// syncFrame answers a join with what there is.
+func syncFrame(s *subscription, group string, view *runnel.ItemView, stamp int64, inject bool) []byte {
+	size := 256
+	for i := range view.Items {
+		size += len(view.Items[i].Value) + 24
+	}
+	b := head(make([]byte, 0, size), stamp, s.Stream, group, s.Item)
+	b = append(b, `{"type":"sync","data":`...)
+	at := len(b)
+	if s.Item == nil {
+		b = append(b, '[')
+	}
+	for i := range view.Items {
+		if len(b) > at+1 {
+			b = append(b, ',')
+		}
+		value := view.Items[i].Value
+		if inject {
+			value = withID(value, view.Items[i].Key)
+		}
+		b = append(b, value...)
+	}
+	switch {
+	case s.Item == nil:
+		b = append(b, ']')
+	case len(view.Items) == 0:
+		b = append(b, null...)
+	}
+	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
+	if s.Item == nil {
+		b = append(b, `,"ids":[`...)
+		for i := range view.Items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, quote(view.Items[i].Key)...)
+		}
+		b = append(b, ']')
+	}
+	b = append(append(b, `,"cursor":"`...), cursor(view.ID, view.Tail)...)
+	return append(b, `"}`...)
+}
+
+// notice is a frame about a subscription, not about an item.
+func notice(s *Subscription, stamp int64, kind string, data any) []byte {
+	b := head(nil, stamp, s.Stream, s.Group, nil)
+	b = append(append(b, `{"type":"`...), kind...)
+	b = append(append(b, `","data":`...), encode(data)...)
+	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
+	return append(b, '}')
+}
+
+// unauthorized answers a join that was refused.
+func unauthorized(s *Subscription, stamp int64, why string) []byte {
+	b := head(nil, stamp, s.Stream, s.Group, s.Item)
+	b = append(append(b, `{"type":"unauthorized","data":`...), encode(map[string]string{"message": why})...)
+	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
+	return append(b, '}')
+}
+
+// event is one that is sent, and not kept.
+type event struct {
+	item, subscription *string
+	kind               string
+	data               json.RawMessage
+}
+
+func (e *event) frame(group runnel.Segment, stamp int64) []byte {
+	b := head(make([]byte, 0, len(e.data)+256), stamp, group.Space, group.Name, e.item)
+	b = append(append(b, `{"type":"event","event":{"type":`...), quote(e.kind)...)
+	b = append(append(b, `,"data":`...), e.data...)
+	return append(b, "}}}"...)
+}

@@ -1,0 +1,447 @@
+package items
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+
+	"github.com/runnelhq/runnel"
+)
+
+// maxSubscriptionID is the longest id that a client may give a subscription, in bytes.
+const maxSubscriptionID = 256
+
+// joinData is what a client says in a join or a leave.
+type joinData struct {
+	ID     *string `json:"subscriptionId"`
+	Stream *string `json:"streamName"`
+	Group  *string `json:"groupId"`
+	Item   *string `json:"id"`
+	// Prefix selects items of a group by the beginning of their ids.
+	Prefix string `json:"prefix"`
+	// GroupPrefix, in the place of groupId, selects groups by the beginning of their names.
+	GroupPrefix *string `json:"groupPrefix"`
+	// Since is a cursor that the client was given: it wants what came after, and no snapshot.
+	Since string `json:"since"`
+}
+
+// receive carries out what a client asks for.
+func (c *conn) receive(kind websocket.MessageType, frame []byte) {
+	var in struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	var data joinData
+	err := json.Unmarshal(frame, &in)
+	if err == nil && in.Data != nil {
+		err = json.Unmarshal(in.Data, &data)
+	}
+	switch {
+	case kind == websocket.MessageBinary && !utf8.Valid(frame), err != nil:
+		c.refuse(&data, "invalid_frame", "a frame must be a JSON object with type and data")
+	case in.Type != "join" && in.Type != "leave":
+		c.refuse(&data, "unknown_type", fmt.Sprintf("the type of a frame is join or leave, got %.100q", in.Type))
+	case data.ID == nil || data.Stream == nil || data.Group == nil && data.GroupPrefix == nil:
+		c.refuse(&data, "missing_field", "subscriptionId, streamName and groupId are required; groupPrefix may stand for groupId")
+	case in.Type == "join":
+		c.join(&data)
+	default:
+		c.leave(&data)
+	}
+}
+
+// refuse sends an error notice.
+func (c *conn) refuse(data *joinData, code, message string) {
+	s := Subscription{ID: deref(data.ID), Stream: deref(data.Stream), Group: deref(data.Group)}
+	c.tell(notice(&s, time.Now().UnixMilli(), "error", map[string]string{"code": code, "message": message}))
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// subscription checks what a client wants to join.
+func (c *conn) subscription(data *joinData) (*subscription, error) {
+	s := &subscription{Subscription: Subscription{
+		ID: *data.ID, Store: c.store, Stream: *data.Stream, Item: data.Item, Prefix: data.Prefix, Context: c.context, Connection: c.id,
+	}}
+	if n := len(s.ID); n > maxSubscriptionID {
+		return nil, &runnel.TooLargeError{What: "subscriptionId", Limit: maxSubscriptionID, Got: int64(n)}
+	}
+	if data.Group == nil {
+		if data.Item != nil || data.Prefix != "" || data.Since != "" {
+			return nil, &runnel.InvalidError{What: "groupPrefix", Rule: "excludes id, prefix and since"}
+		}
+		s.Prefix = *data.GroupPrefix
+		s.seg = runnel.Segment{Store: c.store, Space: s.Stream}
+		if s.Stream == "" {
+			return nil, &runnel.NameError{Kind: "stream", Rule: "must not be empty"}
+		}
+		return s, s.seg.In().Validate()
+	}
+	if data.Item != nil && data.Prefix != "" {
+		return nil, &runnel.InvalidError{What: "prefix", Rule: "excludes id"}
+	}
+	s.Group = *data.Group
+	var err error
+	s.seg, err = segment(c.store, s.Stream, s.Group)
+	return s, err
+}
+
+// join makes a subscription, and gives it a snapshot, or what came since a cursor.
+func (c *conn) join(data *joinData) {
+	s, err := c.subscription(data)
+	if err != nil {
+		c.refuse(data, "invalid_name", trim(err))
+		return
+	}
+	c.mu.Lock()
+	again := c.subs[s.ID]
+	delete(c.subs, s.ID)
+	full := len(c.subs) >= c.h.cfg.MaxSubscriptions
+	c.mu.Unlock()
+	if again != nil {
+		c.left(again)
+	}
+	if full {
+		c.refuse(data, "too_many_subscriptions", fmt.Sprintf("a connection may have %d subscriptions", c.h.cfg.MaxSubscriptions))
+		return
+	}
+	if err := c.permit(s); err != nil {
+		c.h.cfg.Logger.Debug("a join was refused", "stream", s.Stream, "group", s.Group, "err", err)
+		c.tell(unauthorized(&s.Subscription, c.h.stamp(s.seg), "the subscription was refused"))
+		return
+	}
+	if err := c.enterGroup(s, data.Since); err != nil {
+		if c.h.cfg.Leave != nil {
+			c.h.cfg.Leave(context.WithoutCancel(c.ctx), s.Subscription)
+		}
+		if errors.Is(err, runnel.ErrForbidden) || errors.Is(err, runnel.ErrUnauthorized) {
+			c.tell(unauthorized(&s.Subscription, c.h.stamp(s.seg), trim(err)))
+			return
+		}
+		f := c.h.failure(c.ctx, err)
+		c.refuse(data, string(f.Detail.Code), f.Detail.Message)
+	}
+}
+
+func trim(err error) string {
+	const own = "runnel: "
+	if text := err.Error(); len(text) > len(own) && text[:len(own)] == own {
+		return text[len(own):]
+	}
+	return err.Error()
+}
+
+// permit asks the hook. Whatever goes wrong, the answer is no.
+func (c *conn) permit(s *subscription) error {
+	if c.h.cfg.Join == nil {
+		return nil
+	}
+	return hook(c.ctx, c.h.cfg.HookTimeout, func(ctx context.Context) error { return c.h.cfg.Join(ctx, s.Subscription) })
+}
+
+// snapshot is what a subscription is given first, for each group.
+type snapshot struct {
+	views []runnel.ItemView
+	at    runnel.Position // of views of several groups
+	since []*change       // in the place of a view
+	gap   string          // why there is no since
+}
+
+// covers tells whether a change is part of the snapshot.
+func (n *snapshot) covers(s *subscription, ch *change) bool {
+	if s.seg.Name == "" {
+		return ch.Position <= n.at
+	}
+	v := &n.views[0]
+	return ch.id < v.ID || ch.id == v.ID && ch.Sequence <= v.Tail
+}
+
+// enterGroup makes a subscription that is allowed.
+func (c *conn) enterGroup(s *subscription, since string) error {
+	c.joining.Lock()
+	defer c.joining.Unlock()
+	if !c.waitForRoom() {
+		return runnel.ErrShutdown
+	}
+	// First receive, then look: what happens in between is held, and sorted out by its place.
+	feed, err := c.h.attach(c.ctx, s.seg.In(), s.seg.Name, c)
+	if err != nil {
+		return err
+	}
+	s.feed = feed
+	c.hold()
+	snap, err := c.look(c.ctx, s, since)
+	if err != nil {
+		c.release(s, nil, nil)
+		c.h.detach(feed, s.seg.Name, c)
+		return err
+	}
+	if !c.release(s, snap, func() {
+		c.subs[s.ID] = s
+		c.present(s, snap)
+	}) {
+		c.h.detach(feed, s.seg.Name, c)
+		return runnel.ErrShutdown
+	}
+	return nil
+}
+
+// hold keeps changes back.
+func (c *conn) hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holding, c.bytes, c.gap = true, 0, c.gap && c.writing
+}
+
+// release delivers what was held: what the snapshot of a subscription covers, then the snapshot, then the
+// rest. It tells whether the connection is still there.
+func (c *conn) release(s *subscription, snap *snapshot, present func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.held
+	c.held, c.holding = nil, false
+	if c.closed {
+		return false
+	}
+	var later []*change
+	for _, ch := range held {
+		if snap != nil && s.wants(ch.group, &ch.Key) && !snap.covers(s, ch) {
+			later = append(later, ch)
+		} else {
+			c.deliver(ch)
+		}
+	}
+	if present != nil {
+		present()
+	}
+	for _, ch := range later {
+		c.deliver(ch)
+	}
+	c.wake() // also where changes were dropped while they were held
+	return true
+}
+
+// look reads what a subscription is to be given first.
+func (c *conn) look(ctx context.Context, s *subscription, since string) (*snapshot, error) {
+	if s.seg.Name == "" {
+		view, err := c.h.log.SpaceItems(ctx, s.seg.In(), s.Prefix, runnel.ItemQuery{})
+		if err != nil && !errors.Is(err, runnel.ErrNotFound) {
+			return nil, err
+		}
+		return &snapshot{views: view.Groups, at: view.At}, nil
+	}
+	snap := &snapshot{}
+	if since != "" {
+		var view runnel.ItemView
+		var err error
+		if snap.since, view, err = c.changesSince(ctx, s, since); err == nil {
+			snap.views = []runnel.ItemView{view}
+			return snap, nil
+		}
+		if errors.Is(err, runnel.ErrForbidden) || errors.Is(err, runnel.ErrUnauthorized) {
+			return nil, err
+		}
+		snap.since, snap.gap = nil, trim(err)
+	}
+	view, err := c.view(ctx, s)
+	snap.views = []runnel.ItemView{view}
+	return snap, err
+}
+
+// view reads the items of a group that a subscription is about.
+func (c *conn) view(ctx context.Context, s *subscription) (runnel.ItemView, error) {
+	if s.Item == nil {
+		return c.orNone(c.h.log.Items(ctx, s.seg, runnel.ItemQuery{Prefix: s.Prefix}))
+	}
+	// Whether the item may be read is for the log to say, and at which sequence it is for the view.
+	if _, err := c.h.log.Item(ctx, s.seg, runnel.ItemKey{Key: *s.Item}); err != nil && !errors.Is(err, runnel.ErrNotFound) {
+		return runnel.ItemView{}, err
+	}
+	view, err := c.orNone(c.h.cfg.Own.Items(ctx, s.seg, runnel.ItemQuery{Prefix: *s.Item, Limit: 1}))
+	if len(view.Items) > 0 && view.Items[0].Key != *s.Item {
+		view.Items = nil
+	}
+	return view, err
+}
+
+func (c *conn) orNone(view runnel.ItemView, err error) (runnel.ItemView, error) {
+	if errors.Is(err, runnel.ErrNotFound) {
+		return runnel.ItemView{}, nil
+	}
+	return view, err
+}
+
+// changesSince reads what happened after a cursor, and where the group then was.
+func (c *conn) changesSince(ctx context.Context, s *subscription, since string) ([]*change, runnel.ItemView, error) {
+	id, at, ok := parseCursor(since)
+	if !ok {
+		return nil, runnel.ItemView{}, &runnel.InvalidError{What: "since", Rule: "is no cursor that this server hands out"}
+	}
+	here := *s
+	if here.Item == nil {
+		// Whether the group may be read is asked for without reading all of it.
+		if _, err := c.h.log.Items(ctx, s.seg, runnel.ItemQuery{Limit: 1}); err != nil {
+			return nil, runnel.ItemView{}, err
+		}
+		here.Item = new(string)
+	} else if _, err := c.view(ctx, s); err != nil {
+		return nil, runnel.ItemView{}, err
+	}
+	view, err := c.h.cfg.Own.Items(ctx, s.seg, runnel.ItemQuery{Limit: 1})
+	switch {
+	case err != nil:
+		return nil, view, err
+	case view.ID != id || at > view.Tail:
+		return nil, view, errors.New("the group was deleted since, or restored")
+	}
+	view.Items = nil
+	var changes []*change
+	size := 0
+	for at < view.Tail {
+		for batch, err := range c.h.cfg.Own.TailItems(ctx, s.seg, id, at) {
+			if err != nil {
+				return nil, view, err
+			}
+			at = batch.Last
+			for i := range batch.Changes {
+				ch := &change{group: s.seg, id: id, ItemChange: batch.Changes[i]}
+				if ch.Sequence > view.Tail || ch.Type != runnel.DefaultItemType || !s.wants(ch.group, &ch.Key) {
+					continue
+				}
+				if size += len(ch.Value) + 256; size > c.h.cfg.MaxQueueBytes {
+					return nil, view, errors.New("more has changed since than a snapshot holds")
+				}
+				changes = append(changes, ch)
+			}
+			if at >= view.Tail {
+				break
+			}
+		}
+	}
+	return changes, view, nil
+}
+
+// present queues a snapshot. The lock is held.
+func (c *conn) present(s *subscription, snap *snapshot) {
+	if s.seg.Name != "" && len(snap.views) == 1 {
+		at := snapshotAt{snap.views[0].ID, snap.views[0].Tail}
+		if at.id != 0 && at == s.last {
+			return // it has it already, and nothing has happened since
+		}
+		s.last = at
+	}
+	if snap.gap != "" {
+		c.queue.control(notice(&s.Subscription, c.h.stamp(s.seg), "gap", map[string]string{"reason": snap.gap}))
+	}
+	if s.seg.Name != "" && snap.gap == "" && snap.since != nil {
+		for _, ch := range snap.since {
+			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
+		}
+		return
+	}
+	for i := range snap.views {
+		v := &snap.views[i]
+		group := s.seg
+		if group.Name == "" {
+			group = v.Segment
+		}
+		stamp := c.h.stamp(group)
+		if v.ID != 0 {
+			stamp = v.Stamp(v.Tail) + 1
+		}
+		c.queue.control(syncFrame(s, group.Name, v, stamp, c.inject))
+	}
+}
+
+// resync gives subscriptions snapshots again: all of the connection, or those to a space, or to a group.
+func (c *conn) resync(space runnel.Space, group, why string) {
+	c.h.mu.Lock()
+	if c.h.draining {
+		c.h.mu.Unlock()
+		return
+	}
+	c.h.live.Add(1)
+	c.h.mu.Unlock()
+	go func() {
+		defer c.h.live.Done()
+		c.joining.Lock()
+		defer c.joining.Unlock()
+		if !c.waitForRoom() {
+			return
+		}
+		c.mu.Lock()
+		var due []*subscription
+		for _, s := range c.subs {
+			if c.gap || (space == runnel.Space{} || s.seg.In() == space) && (group == "" || s.seg.Name == "" || s.seg.Name == group) {
+				due = append(due, s)
+			}
+		}
+		c.mu.Unlock()
+		c.mu.Lock()
+		c.gap, c.holding, c.bytes = false, true, 0
+		c.mu.Unlock()
+		snaps := make([]*snapshot, len(due))
+		for i, s := range due {
+			snap, err := c.look(c.ctx, s, "")
+			if err != nil {
+				snap = &snapshot{}
+				c.h.cfg.Logger.Warn("no snapshot could be made", "stream", s.Stream, "group", s.Group, "err", err)
+				_ = c.ws.CloseNow() // the client comes back, and is told why not
+			}
+			snap.gap = why
+			snaps[i] = snap
+		}
+		c.releaseAll(due, snaps)
+	}()
+}
+
+func (c *conn) releaseAll(due []*subscription, snaps []*snapshot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := c.held
+	c.held, c.holding = nil, false
+	if c.closed {
+		return
+	}
+	for i, s := range due {
+		if c.subs[s.ID] == s {
+			c.present(s, snaps[i])
+		}
+	}
+	for _, ch := range held {
+		covered := false
+		for i, s := range due {
+			covered = covered || len(snaps[i].views) > 0 && s.wants(ch.group, &ch.Key) && snaps[i].covers(s, ch)
+		}
+		if !covered {
+			c.deliver(ch)
+		}
+	}
+	c.wake()
+}
+
+// leave ends a subscription that the connection has.
+func (c *conn) leave(data *joinData) {
+	c.mu.Lock()
+	s := c.subs[*data.ID]
+	known := s != nil && s.Stream == *data.Stream && s.Group == deref(data.Group)
+	if known {
+		delete(c.subs, s.ID)
+	}
+	c.mu.Unlock()
+	if !known {
+		c.refuse(data, "unknown_subscription", "the connection has no such subscription to that group")
+		return
+	}
+	c.left(s)
+}

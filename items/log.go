@@ -1,0 +1,28 @@
+package items
+
+import (
+	"context"
+	"iter"
+
+	"github.com/runnelhq/runnel"
+)
+
+// Log is all that the handler needs of an engine. Everything that it returns is durable, and its errors
+// match those of package runnel.
+type Log interface {
+	WriteItems(ctx context.Context, space runnel.Space, writes ...runnel.ItemWrites) ([]runnel.ItemsWritten, error)
+	Item(ctx context.Context, seg runnel.Segment, key runnel.ItemKey) (runnel.Item, error)
+	Items(ctx context.Context, seg runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error)
+	SpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, q runnel.ItemQuery) (runnel.SpaceItemView, error)
+	// TailItems yields the changes of a segment after a sequence, for ever.
+	TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error]
+	// TailSpaceItems yields the changes of all segments of a space after a position, for ever.
+	TailSpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error]
+	ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error]
+	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
+	StatSpace(ctx context.Context, space runnel.Space) (runnel.SpaceInfo, error)
+	Delete(ctx context.Context, seg runnel.Segment) error
+	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
+	// Watch yields hints that segments came or went, until ctx is done.
+	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
+}
