@@ -49,13 +49,19 @@ type subscription struct {
 	Subscription
 	seg  runnel.Segment // the group; without a name if several
 	feed *feed
-	last snapshotAt // of a single group
+	cut  cut
 }
 
-// snapshotAt is where a snapshot was.
-type snapshotAt struct {
+// cut is where a snapshot was: of one group, or of several.
+type cut struct {
 	id   uint64
 	tail runnel.Sequence
+	at   runnel.Position
+}
+
+// covers tells whether a change was part of the snapshot.
+func (n cut) covers(ch *change) bool {
+	return ch.Position <= n.at || ch.id < n.id || ch.id == n.id && ch.Sequence <= n.tail
 }
 
 // wants tells whether the subscription is about an item of a group; nil is about none of its items.
@@ -119,7 +125,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 		if len(names) == 1 {
 			return invalid("connect to a group: /stream/{stream}/{group}[/{item}]")
 		}
-		first = &joinData{ID: ref("url"), Stream: &names[0], Group: &names[1]}
+		first = &joinData{ID: new("url"), Stream: &names[0], Group: &names[1]}
 		if len(names) == 3 {
 			first.Item = &names[2]
 		}
@@ -150,7 +156,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 		h.forget(c)
 		c.cancel()
 		h.cfg.Logger.Debug("no WebSocket was made", "err", err)
-		return nil //nolint:nilerr // it has been answered
+		return nil // it has been answered
 	}
 	ws.SetReadLimit(h.cfg.MaxFrameBytes)
 	c.mu.Lock()
@@ -160,8 +166,6 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 	go c.serve(first)
 	return nil
 }
-
-func ref[T any](v T) *T { return &v }
 
 // enter counts a connection.
 func (h *Handler) enter(c *conn) error {
@@ -350,7 +354,7 @@ func (c *conn) offer(ch *change) {
 // deliver queues a change if a subscription wants it, once. The lock is held.
 func (c *conn) deliver(ch *change) {
 	for _, s := range c.subs {
-		if s.wants(ch.group, &ch.Key) {
+		if s.wants(ch.group, &ch.Key) && !s.cut.covers(ch) {
 			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
 			c.bound()
 			c.wake()

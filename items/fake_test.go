@@ -20,7 +20,6 @@ type fakeLog struct {
 	moved   chan struct{} // closed and replaced with each change
 	events  []runnel.Event
 	failing error // of reads and writes
-	frozen  bool  // tails stand still
 }
 
 type fakeSpace struct {
@@ -45,13 +44,6 @@ func newFake() *fakeLog {
 func (f *fakeLog) wake() {
 	close(f.moved)
 	f.moved = make(chan struct{})
-}
-
-func (f *fakeLog) freeze(frozen bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.frozen = frozen
-	f.wake()
 }
 
 func (f *fakeLog) space(space runnel.Space) *fakeSpace {
@@ -227,9 +219,6 @@ func (f *fakeLog) tail(ctx context.Context, space runnel.Space, wanted func(*run
 		for next := 0; ; {
 			f.mu.Lock()
 			log, moved := f.space(space).log, f.moved
-			if f.frozen {
-				log = nil
-			}
 			f.mu.Unlock()
 			for ; next < len(log); next++ {
 				if wanted(&log[next]) && !yield(log[next], nil) {

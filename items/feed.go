@@ -61,6 +61,20 @@ func (f *feed) afterChanges(at runnel.Position, tell func()) {
 	f.tellEvents()
 }
 
+// caughtUp waits until all changes that there are have been handed on, or maxEventWait has passed.
+func (f *feed) caughtUp(ctx context.Context) {
+	info, err := f.h.cfg.Own.StatSpace(ctx, f.space)
+	if err != nil {
+		return
+	}
+	done := make(chan struct{})
+	f.afterChanges(info.Head, func() { close(done) })
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
 // tellEvents tells what need not wait any longer.
 func (f *feed) tellEvents() {
 	f.telling.Lock()
@@ -141,7 +155,12 @@ func (h *Handler) detach(f *feed, group string, c *conn) {
 	}
 	if group != "" && len(receivers) == 0 {
 		delete(f.groups, group)
-		delete(f.stamps, group)
+		if len(f.whole) == 0 {
+			delete(f.stamps, group)
+		}
+	}
+	if len(f.whole) == 0 && group == "" {
+		maps.DeleteFunc(f.stamps, func(name string, _ int64) bool { return len(f.groups[name]) == 0 })
 	}
 	if len(f.groups) == 0 && len(f.whole) == 0 && h.feeds[f.space] == f {
 		delete(h.feeds, f.space)
@@ -256,11 +275,13 @@ func (h *Handler) watch(store runnel.Store) {
 	}
 }
 
+// inFlight is longer than a commit takes from the moment that gives it its time until it is told.
+const inFlight = 10 * time.Second
+
 // stamp is a timestamp for what is told about a group between two changes of it: after the latest that this
-// server has handed on, and before the next. Those are at least two apart, and no change is stamped before
-// the time at which it is committed.
+// server has told, and before the next one, which may have been given its time a while ago.
 func (h *Handler) stamp(group runnel.Segment) int64 {
-	stamp := time.Now().UnixMilli() - 1
+	stamp := time.Now().Add(-inFlight).UnixMilli()
 	h.mu.Lock()
 	f := h.feeds[group.In()]
 	h.mu.Unlock()
@@ -270,4 +291,13 @@ func (h *Handler) stamp(group runnel.Segment) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return max(stamp, f.stamps[group.Name]+1)
+}
+
+// told notes the latest stamp of a group, for what is told next.
+func (f *feed) told(group string, stamp int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.groups[group]) > 0 || len(f.whole) > 0 {
+		f.stamps[group] = max(f.stamps[group], stamp)
+	}
 }

@@ -310,7 +310,7 @@ func (h *Handler) callGet(ctx context.Context, store runnel.Store, in *input) ([
 	it, err := h.log.Item(ctx, seg, runnel.ItemKey{Key: item})
 	switch {
 	case errors.Is(err, runnel.ErrNotFound):
-		return nil, nil //nolint:nilerr // no result at all is the answer: a stored null is something else
+		return nil, nil // no result at all: a stored null is something else
 	case err != nil:
 		return nil, err
 	}

@@ -157,13 +157,14 @@ type snapshot struct {
 	gap   string          // why there is no since
 }
 
-// covers tells whether a change is part of the snapshot.
-func (n *snapshot) covers(s *subscription, ch *change) bool {
+func (n *snapshot) cut(s *subscription) cut {
 	if s.seg.Name == "" {
-		return ch.Position <= n.at
+		return cut{at: n.at}
 	}
-	v := &n.views[0]
-	return ch.id < v.ID || ch.id == v.ID && ch.Sequence <= v.Tail
+	if len(n.views) == 0 {
+		return cut{}
+	}
+	return cut{id: n.views[0].ID, tail: n.views[0].Tail}
 }
 
 // enterGroup makes a subscription that is allowed.
@@ -186,6 +187,10 @@ func (c *conn) enterGroup(s *subscription, since string) error {
 		c.h.detach(feed, s.seg.Name, c)
 		return err
 	}
+	if c.overlaps(s) {
+		// What the snapshot covers is told to the other subscriptions before it.
+		feed.caughtUp(c.ctx)
+	}
 	if !c.release(s, snap, func() {
 		c.subs[s.ID] = s
 		c.present(s, snap)
@@ -194,6 +199,18 @@ func (c *conn) enterGroup(s *subscription, since string) error {
 		return runnel.ErrShutdown
 	}
 	return nil
+}
+
+// overlaps tells whether another subscription may want what s wants.
+func (c *conn) overlaps(s *subscription) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, other := range c.subs {
+		if other.seg.Space == s.seg.Space && (other.seg.Name == s.seg.Name || other.seg.Name == "" || s.seg.Name == "") {
+			return true
+		}
+	}
+	return false
 }
 
 // hold keeps changes back.
@@ -215,7 +232,7 @@ func (c *conn) release(s *subscription, snap *snapshot, present func()) bool {
 	}
 	var later []*change
 	for _, ch := range held {
-		if snap != nil && s.wants(ch.group, &ch.Key) && !snap.covers(s, ch) {
+		if snap != nil && s.wants(ch.group, &ch.Key) && !snap.cut(s).covers(ch) {
 			later = append(later, ch)
 		} else {
 			c.deliver(ch)
@@ -333,15 +350,17 @@ func (c *conn) changesSince(ctx context.Context, s *subscription, since string) 
 
 // present queues a snapshot. The lock is held.
 func (c *conn) present(s *subscription, snap *snapshot) {
-	if s.seg.Name != "" && len(snap.views) == 1 {
-		at := snapshotAt{snap.views[0].ID, snap.views[0].Tail}
-		if at.id != 0 && at == s.last {
-			return // it has it already, and nothing has happened since
-		}
-		s.last = at
+	at := snap.cut(s)
+	if at == s.cut && at != (cut{}) {
+		return // it has it already, and nothing has happened since
 	}
+	s.cut = at
 	if snap.gap != "" {
-		c.queue.control(notice(&s.Subscription, c.h.stamp(s.seg), "gap", map[string]string{"reason": snap.gap}))
+		stamp := c.h.stamp(s.seg)
+		if s.seg.Name != "" && at.id != 0 {
+			stamp = snap.views[0].Stamp(at.tail)
+		}
+		c.queue.control(notice(&s.Subscription, stamp, "gap", map[string]string{"reason": snap.gap}))
 	}
 	if s.seg.Name != "" && snap.gap == "" && snap.since != nil {
 		for _, ch := range snap.since {
@@ -358,6 +377,7 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 		stamp := c.h.stamp(group)
 		if v.ID != 0 {
 			stamp = v.Stamp(v.Tail) + 1
+			s.feed.told(group.Name, stamp)
 		}
 		c.queue.control(syncFrame(s, group.Name, v, stamp, c.inject))
 	}
@@ -421,7 +441,7 @@ func (c *conn) releaseAll(due []*subscription, snaps []*snapshot) {
 	for _, ch := range held {
 		covered := false
 		for i, s := range due {
-			covered = covered || len(snaps[i].views) > 0 && s.wants(ch.group, &ch.Key) && snaps[i].covers(s, ch)
+			covered = covered || s.wants(ch.group, &ch.Key) && snaps[i].cut(s).covers(ch)
 		}
 		if !covered {
 			c.deliver(ch)

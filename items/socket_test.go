@@ -99,7 +99,7 @@ func TestThePathOfAConnectionJoins(t *testing.T) {
 		s.dial(path).want(want)
 	}
 	for path, status := range map[string]int{"/elsewhere": 404, "/stream/chat": 400, "/stream/a/b/c/d": 400} {
-		_, resp, err := websocket.Dial(t.Context(), s.URL+path, nil)
+		_, resp, err := websocket.Dial(t.Context(), s.URL+path, nil) //nolint:bodyclose // the library has read it
 		if err == nil || resp.StatusCode != status {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -306,7 +306,7 @@ func TestTheFirstSubProtocolIsEchoedAndNoToken(t *testing.T) {
 func TestPagesOfOtherOriginsMayNotConnect(t *testing.T) {
 	s := serve(t, items.Config{AllowedOrigins: []string{"https://*.example.com"}})
 	for origin, ok := range map[string]bool{"https://app.example.com": true, "https://evil.example.org": false} {
-		ws, resp, err := websocket.Dial(t.Context(), s.URL, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {origin}}})
+		ws, resp, err := websocket.Dial(t.Context(), s.URL, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {origin}}}) //nolint:bodyclose // the library has read it
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", origin, err)
 		}
@@ -327,7 +327,7 @@ func TestAHookRefusesConnectionsAndFailsClosed(t *testing.T) {
 		},
 	} {
 		s := serve(t, items.Config{Connect: hook, HookTimeout: 20 * time.Millisecond})
-		_, resp, err := websocket.Dial(t.Context(), s.URL, nil)
+		_, resp, err := websocket.Dial(t.Context(), s.URL, nil) //nolint:bodyclose // the library has read it
 		if err == nil || resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("one that %s: %v", name, err)
 		}
@@ -423,7 +423,9 @@ func TestAFrozenClientIsNobodysProblem(t *testing.T) {
 		if f.Event.Type != "gap" && f.Timestamp <= last {
 			t.Fatalf("%d comes after %d", f.Timestamp, last)
 		}
-		last = max(last, f.Timestamp)
+		if f.Event.Type != "gap" {
+			last = f.Timestamp
+		}
 		var one struct{ N int }
 		var all []struct{ N int }
 		switch f.Event.Type {
