@@ -24,6 +24,7 @@ const (
 	DefaultPingInterval     = 30 * time.Second
 	DefaultWriteTimeout     = 30 * time.Second
 	DefaultHookTimeout      = 5 * time.Second
+	DefaultCheckInterval    = 10 * time.Second
 )
 
 // Config holds what can be set. The zero Config is right for most programs; it is copied, never written to.
@@ -86,6 +87,10 @@ type Config struct {
 	// connection is closed. 0 means DefaultWriteTimeout.
 	WriteTimeout time.Duration
 
+	// CheckInterval is how often it is made sure that groups with subscribers are still there, in case that
+	// the hint of a deletion was lost. 0 means DefaultCheckInterval.
+	CheckInterval time.Duration
+
 	// Logger gets what no client is told. Nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -142,6 +147,7 @@ func (c Config) withDefaults(log Log) Config {
 	c.MaxConnections = cmp.Or(c.MaxConnections, DefaultMaxConnections)
 	c.PingInterval = cmp.Or(c.PingInterval, DefaultPingInterval)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
+	c.CheckInterval = cmp.Or(c.CheckInterval, DefaultCheckInterval)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -377,7 +377,7 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 		stamp := c.h.stamp(group)
 		if v.ID != 0 {
 			stamp = v.Stamp(v.Tail) + 1
-			s.feed.told(group.Name, stamp)
+			s.feed.told(group.Name, v.ID, stamp)
 		}
 		c.queue.control(syncFrame(s, group.Name, v, stamp, c.inject))
 	}
