@@ -320,8 +320,8 @@ func dialError(resp *http.Response, err error) error {
 	message := answerOf(resp)
 	switch status := resp.StatusCode; {
 	case status == http.StatusUnauthorized:
-		reason, _ := strings.CutPrefix(message, (&runnel.UnauthorizedError{Reason: "\x00"}).Error()[:len("runnel: unauthorized: the token ")])
-		if reason == (&runnel.UnauthorizedError{}).Error() {
+		reason, _ := strings.CutPrefix(message, "the token ")
+		if reason == wire.ErrorOf(&runnel.UnauthorizedError{}).Detail.Message {
 			reason = ""
 		}
 		return &runnel.UnauthorizedError{Reason: reason}
