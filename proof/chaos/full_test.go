@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel/proof/oracle"
+	"github.com/runnelhq/runnel/proof/patience"
 	"github.com/runnelhq/runnel/wire"
 )
 
@@ -252,7 +253,7 @@ func (f *filling) append(ctx context.Context, prefix string, size int, untilFull
 // fill writes until every writer was refused.
 func (f *filling) fill(prefix string) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), fullPatience)
+	ctx, cancel := patience.Context(f.t.Context(), fullPatience)
 	defer cancel()
 	began := time.Now()
 	var work sync.WaitGroup
@@ -286,9 +287,9 @@ func (f *filling) load(prefix string) (stop func()) {
 func (f *filling) untilTaken(path string) {
 	f.t.Helper()
 	f.live[path] = 0
-	began := time.Now()
+	left := patience.For(fullPatience)
 	for f.write(f.ledger.BeginCreate(path), "PUT", path, "") >= 300 {
-		if pause(20 * time.Millisecond); time.Since(began) > fullPatience {
+		if !left.Wait(0) {
 			f.t.Fatal("the disk stayed full, although half of the streams were deleted")
 		}
 	}

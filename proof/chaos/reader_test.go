@@ -17,6 +17,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/durablestreams/dsclient"
+	"github.com/runnelhq/runnel/proof/patience"
 	"github.com/runnelhq/runnel/wire"
 )
 
@@ -37,7 +38,7 @@ const (
 	// readerPatience is how long a reader's connection may bring nothing before it is made anew. The server
 	// sends a heartbeat, or answers a long-poll, more often.
 	readerPatience = 3 * time.Second
-	// arrival is how long a reader may take to get to the end of a stream at rest.
+	// arrival is how long a reader may stand still before the end of a stream at rest.
 	arrival = 30 * time.Second
 )
 
@@ -106,13 +107,13 @@ func (w *world) arrive(path string, c content) {
 	want := int64(c.from + len(c.entries))
 	began := time.Now()
 	for _, f := range followers {
+		left := patience.For(arrival)
 		for c.exists && (f.at.Load() < want || c.closed && !f.closed.Load()) {
-			if time.Since(began) > arrival || w.failed.Load() {
+			if !left.Wait(f.at.Load()) || w.failed.Load() {
 				w.fail("%s of %s stands at %d (closed: %v) after %v, the stream is at %d (closed: %v)",
 					f.id, path, f.at.Load(), f.closed.Load(), time.Since(began).Round(time.Second), want, c.closed)
 				break
 			}
-			pause(2 * time.Millisecond)
 		}
 	}
 	if c.closed { // they have ended

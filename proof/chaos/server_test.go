@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/runnelhq/runnel/proof/patience"
 )
 
 var binary string
@@ -114,11 +116,10 @@ func (s *server) start() time.Duration {
 	s.t.Helper()
 	began := time.Now()
 	s.launch()
-	for time.Since(began) < 30*time.Second {
+	for left := patience.For(30 * time.Second); left.Wait(0); {
 		if s.ready() {
 			return time.Since(began)
 		}
-		pause(2 * time.Millisecond)
 	}
 	s.kill()
 	s.t.Fatalf("the server did not become ready:\n%s", s.output())

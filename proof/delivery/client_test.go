@@ -292,16 +292,17 @@ func (a *attempt) view(v runnel.View) error {
 
 // ways are the ways to read.
 var ways = []struct {
-	name string
-	step func(*reader) func(context.Context) error
+	name  string
+	step  func(*reader) func(context.Context) error
+	polls bool // by long-poll
 }{
-	{"catch-up", catchUp},
-	{"long-poll", longPoll},
-	{"SSE", func(rd *reader) func(context.Context) error { return serverSent(rd, false) }},
-	{"EventSource", func(rd *reader) func(context.Context) error { return serverSent(rd, true) }},
-	{"SDK tail, SSE", func(rd *reader) func(context.Context) error { return sdkTail(rd, false) }},
-	{"SDK tail, " + wire.LiveLongPoll, func(rd *reader) func(context.Context) error { return sdkTail(rd, true) }},
-	{"SDK read", sdkRead},
-	{"engine tail", engineTail},
-	{"engine read", engineRead},
+	{"catch-up", catchUp, false},
+	{"long-poll", longPoll, true},
+	{"SSE", func(rd *reader) func(context.Context) error { return serverSent(rd, false) }, false},
+	{"EventSource", func(rd *reader) func(context.Context) error { return serverSent(rd, true) }, false},
+	{"SDK tail, SSE", func(rd *reader) func(context.Context) error { return sdkTail(rd, false) }, false},
+	{"SDK tail, " + wire.LiveLongPoll, func(rd *reader) func(context.Context) error { return sdkTail(rd, true) }, true},
+	{"SDK read", sdkRead, false},
+	{"engine tail", engineTail, false},
+	{"engine read", engineRead, false},
 }

@@ -27,6 +27,7 @@ type reader struct {
 	r       *rand.Rand
 	step    func(ctx context.Context) error // one request, or as many as the way of reading makes of it
 	mark    *mark
+	polls   bool // by long-poll
 
 	// What a client keeps. It begins anew when the client is told that the stream is gone.
 	life   *life // nil until something tells

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/proof/patience"
 )
 
 // scale is how much a run does.
@@ -21,7 +22,7 @@ type scale struct {
 	writers    int
 	writeEvery int           // milliseconds that a writer waits at most
 	load       time.Duration // how long there is load
-	arrival    time.Duration // how long readers may take to arrive when there is none any more
+	arrival    time.Duration // how long readers may stand still, and not have arrived, when there is none any more
 }
 
 // run is one run.
@@ -58,7 +59,7 @@ func play(seed uint64, sc scale, v variant, cover *coverage) (*violation, string
 		tags: make(map[string]*life), births: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer r.cancel()
-	r.server = newServer(r.rand(1), v)
+	r.server = newServer(r.rand(1), v, r.calm)
 	if err := r.server.start(); err != nil {
 		return &violation{protocol, err.Error()}, ""
 	}
@@ -325,7 +326,7 @@ func (r *run) follow(draw *rand.Rand, s *stream, n int) {
 	for i := range n {
 		way := ways[(i+draw.IntN(2)*len(ways)/2)%len(ways)]
 		of := draw.Uint64()
-		rd := &reader{run: r, stream: s, r: r.rand(of), mark: new(mark)}
+		rd := &reader{run: r, stream: s, r: r.rand(of), mark: new(mark), polls: way.polls}
 		rd.network = &network{temper: temper(draw.IntN(int(tempers))), calm: r.calm, dial: r.server.dial, r: r.rand(of + 1)}
 		rd.http = &http.Client{Transport: rd.network.transport()}
 		rd.step = way.step(rd)
@@ -367,18 +368,30 @@ func (r *run) arrive() error {
 			return err
 		}
 	}
-	deadline := time.Now().Add(r.scale.arrival)
-	for {
+	for left := patience.For(r.scale.arrival); ; {
 		late, why, err := r.late()
 		if err != nil || late == nil || r.ctx.Err() != nil {
 			return err
 		}
-		if time.Now().After(deadline) {
+		if !left.Wait(r.progress()) {
 			r.fail(&violation{noHang, why}, late)
 			return nil
 		}
-		pause(r.ctx, 10*time.Millisecond)
 	}
+}
+
+// progress is how far all readers have come together. There is an end to it when nobody writes.
+func (r *run) progress() (sum int64) {
+	for _, rd := range r.readers {
+		at := rd.where()
+		sum += int64(max(at.at, 0))
+		for _, news := range []bool{at.level, at.ended, at.gone} {
+			if news {
+				sum++
+			}
+		}
+	}
+	return sum
 }
 
 // late returns a reader that has not arrived, and why it should.
@@ -403,6 +416,9 @@ func (r *run) late() (*reader, string, error) {
 		case info.Closed && !at.ended:
 			return rd, fmt.Sprintf("%s is not told that the stream is closed at %d, and is at %d", rd.name, info.Tail, at.at), nil
 		case at.life == nil && (at.level || at.ended) && at.at == int(info.Tail): // there was nothing to tell by
+		case at.life != l && rd.polls && at.at == int(info.Tail) && !info.Closed:
+			// It waits at its place, and the answer, when there is something to answer, tells that this is the place
+			// of another stream.
 		case at.life != l:
 			return rd, fmt.Sprintf("%s is not at %s, but at %v", rd.name, l, at.life), nil
 		case at.at != int(info.Tail) || !at.level && !at.ended:

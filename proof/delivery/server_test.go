@@ -35,6 +35,7 @@ type server struct {
 	engine  engine.Config
 	handler durablestreams.Config
 	variant variant
+	calm    <-chan struct{} // from then on, only the machine is slow
 
 	generation atomic.Int64 // how often it was begun or ended
 
@@ -48,8 +49,8 @@ type server struct {
 }
 
 // newServer draws a server.
-func newServer(r *rand.Rand, v variant) *server {
-	s := &server{variant: v}
+func newServer(r *rand.Rand, v variant, calm <-chan struct{}) *server {
+	s := &server{variant: v, calm: calm}
 	quiet := slog.New(slog.DiscardHandler)
 	if r.IntN(2) == 0 {
 		kept := new(memory.Driver)
@@ -121,7 +122,7 @@ func (s *server) start() error {
 	}
 	s.address = listener.Addr().String()
 	server := s.http
-	go func() { _ = server.Serve(smallBuffers{listener}) }()
+	go func() { _ = server.Serve(smallBuffers{listener, s.calm}) }()
 	s.generation.Add(1)
 	return nil
 }
@@ -164,14 +165,42 @@ func (s *server) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // smallBuffers gives connections little room, so that a slow reader is felt soon.
-type smallBuffers struct{ net.Listener }
+type smallBuffers struct {
+	net.Listener
+	calm <-chan struct{}
+}
 
 func (l smallBuffers) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
 		_ = tcp.SetWriteBuffer(32 << 10)
+		return patientConn{tcp, l.calm}, nil
 	}
 	return c, err
+}
+
+// patientConn is the server's end of a connection. Once networks are calm, a reader that has stood still for the
+// short while that the server waits for one was kept waiting by the machine, which may do so any number of
+// times: deadlines are then farther away.
+type patientConn struct {
+	*net.TCPConn
+	calm <-chan struct{}
+}
+
+func (c patientConn) SetReadDeadline(t time.Time) error { return c.TCPConn.SetReadDeadline(c.later(t)) }
+func (c patientConn) SetWriteDeadline(t time.Time) error {
+	return c.TCPConn.SetWriteDeadline(c.later(t))
+}
+
+func (c patientConn) later(t time.Time) time.Time {
+	select {
+	case <-c.calm:
+		if time.Until(t) > 0 { // else it is none, or ends what goes on
+			return t.Add(time.Minute)
+		}
+	default:
+	}
+	return t
 }
 
 // mark tells whether the reads of one reader have come to storage.

@@ -237,7 +237,7 @@ func (w *writer) commit(ctx context.Context) error {
 // insist sends a request that may be repeated until it is answered with something that is not for now.
 func (w *writer) insist(ctx context.Context, make func() *http.Request) (int, http.Header) {
 	for ctx.Err() == nil {
-		if status, h := send(w.http, make()); status > 0 && status < 500 {
+		if status, h := send(w.http, make()); status > 0 && status < 500 && status != http.StatusRequestTimeout {
 			return status, h
 		}
 		pause(ctx, 5*time.Millisecond)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/proof/patience"
 )
 
 // content is what a segment holds, folded: how many entries, and a hash over all of them. What it held
@@ -471,18 +472,18 @@ func (o ending) step(s space, a answer) []space {
 // follow reads a segment live from a place, and records each delivery. It returns when it has come to a
 // place, which must happen if the place has been acknowledged already, or when nothing comes any more.
 func (c *client) follow(name string, from, until runnel.Sequence, must bool) {
-	patience := liveness
+	limit, within := patience.Context, liveness
 	if !must {
-		patience = waiting
+		limit, within = context.WithTimeout, waiting
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := limit(context.Background(), within)
 	defer cancel()
 	began, at := c.h.now(), from
 	for payloads, err := range c.h.w.front(c.id).Tail(ctx, name, from) {
 		op := delivery{name: name, from: at}
 		if err != nil && ctx.Err() != nil {
 			if must {
-				c.h.stuck(fmt.Sprintf("a live read of %s came to %d, and not within %v to %d", name, at, patience, until))
+				c.h.stuck(fmt.Sprintf("a live read of %s came to %d, and not within %v to %d", name, at, within, until))
 			}
 			return
 		}
