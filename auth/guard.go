@@ -175,8 +175,9 @@ func (g *Guard) Commit(ctx context.Context, space runnel.Space, writes ...runnel
 	return g.log.Commit(ctx, space, writes...)
 }
 
-// Transact needs write of each segment it writes to, of each segment or space whose cursors it moves, and of
-// the space if it demands leases.
+// Transact needs write of each segment it writes to, of each item, or of the segment that holds it, of each
+// segment or space whose cursors it moves, and of the space if it demands leases. Who writes an item is told
+// what it was.
 func (g *Guard) Transact(ctx context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
 	if err := mayTransact(ctx, space, t); err != nil {
 		return runnel.Committed{}, err
@@ -199,7 +200,12 @@ func mayTransact(ctx context.Context, space runnel.Space, t runnel.Transaction) 
 			return err
 		}
 	}
-	if len(t.Fences) > 0 || len(t.Writes)+len(t.Cursors) == 0 {
+	for i := range t.Items {
+		if err := mayWriteItems(ctx, space, &t.Items[i]); err != nil {
+			return err
+		}
+	}
+	if len(t.Fences) > 0 || len(t.Writes)+len(t.Cursors)+len(t.Items) == 0 {
 		return mayDoIn(ctx, "demand a lease of", Write, space)
 	}
 	return nil

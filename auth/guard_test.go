@@ -127,6 +127,22 @@ var operations = []operation{
 		})
 		return ignore(err, runnel.ErrLeaseLost)
 	}},
+	{name: "Transact", what: "an item", needs: []string{"runnel:write:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return transactItems(ctx, g, runnel.ItemWrites{Segment: "room", Writes: []runnel.ItemWrite{{ItemKey: runnel.ItemKey{Key: "alice"}, Value: []byte("1")}}})
+	}},
+	{name: "Transact", what: "items", needs: []string{"runnel:write:chats/room#alice", "runnel:write:chats/room#bob"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return transactItems(ctx, g, runnel.ItemWrites{Segment: "room", Writes: []runnel.ItemWrite{
+			{ItemKey: runnel.ItemKey{Type: "item", Key: "alice"}}, {ItemKey: runnel.ItemKey{Key: "bob"}},
+		}})
+	}},
+	{name: "Transact", what: "an item of another type", needs: []string{"runnel:write:chats/room"}, besides: "runnel:write:chats/room#alice", do: func(ctx context.Context, g *auth.Guard) error {
+		return transactItems(ctx, g, runnel.ItemWrites{Segment: "room", Writes: []runnel.ItemWrite{{ItemKey: runnel.ItemKey{Type: "user", Key: "alice"}}}})
+	}},
+	{name: "Transact", what: "an item, and how its segment is made", needs: []string{"runnel:write:chats/room"}, besides: "runnel:write:chats/room#alice", do: func(ctx context.Context, g *auth.Guard) error {
+		return transactItems(ctx, g, runnel.ItemWrites{
+			Segment: "room", Create: &runnel.CreateOptions{Items: true, TTL: time.Hour}, Writes: []runnel.ItemWrite{{ItemKey: runnel.ItemKey{Key: "alice"}}},
+		})
+	}},
 	{name: "Transact", what: "nothing", needs: []string{"runnel:write:chats"}, do: func(ctx context.Context, g *auth.Guard) error {
 		_, err := g.Transact(ctx, chats, runnel.Transaction{})
 		return ignore(err, runnel.ErrInvalid)
@@ -253,6 +269,15 @@ var operations = []operation{
 	}},
 }
 
+// transactItems passes on refusals, and no other answer.
+func transactItems(ctx context.Context, g *auth.Guard, w runnel.ItemWrites) error {
+	_, err := g.Transact(ctx, chats, runnel.Transaction{Items: []runnel.ItemWrites{w}})
+	if errors.Is(err, runnel.ErrForbidden) || errors.Is(err, runnel.ErrUnauthorized) {
+		return err
+	}
+	return nil
+}
+
 // ignore is nil for an answer that only somebody gets who is let in.
 func ignore(err, answer error) error {
 	if errors.Is(err, answer) {
@@ -276,6 +301,30 @@ func TestEveryMethodOfAnEngineIsGuardedAndEveryOneOfAGuardIsTested(t *testing.T)
 			if _, ok := guard.MethodByName(m.Name); !ok && !slices.Contains(unguarded, m.Name) {
 				t.Errorf("%s of %s has no guard", m.Name, log)
 			}
+		}
+	}
+}
+
+func TestEveryFieldThatNamesSomethingIsLookedAt(t *testing.T) {
+	for of, fields := range map[reflect.Type]string{
+		reflect.TypeFor[runnel.Transaction]():   "Writes Cursors Fences Items",
+		reflect.TypeFor[runnel.Write]():         "Segment Options Records",
+		reflect.TypeFor[runnel.AppendOptions](): "ContentType Producer StreamSeq HasStreamSeq Expect Create Absent Key Close",
+		reflect.TypeFor[runnel.CreateOptions](): "ContentType TTL HasTTL ExpiresAt Retention Closed Records Fork Items",
+		reflect.TypeFor[runnel.ForkFrom]():      "Source At Latest Sub",
+		reflect.TypeFor[runnel.CursorMove]():    "Segment Name Place Expect Rewind",
+		reflect.TypeFor[runnel.ItemWrites]():    "Segment Create TxID Key Sum Writes",
+		reflect.TypeFor[runnel.ItemWrite]():     "ItemKey IfVersion IfExists Value Apply TTL KeepTTL",
+		reflect.TypeFor[runnel.Query]():         "Sources Through Since Until Last Limit Backwards Follow Filter",
+		reflect.TypeFor[runnel.Source]():        "Space Segment ID After",
+		reflect.TypeFor[runnel.LeaseRequest]():  "Key Holder TTL Wait Metadata",
+	} {
+		var got []string
+		for f := range of.Fields() {
+			got = append(got, f.Name)
+		}
+		if strings.Join(got, " ") != fields {
+			t.Errorf("%s has the fields %v, and the guard knows %s: see whether it must look at one more", of, got, fields)
 		}
 	}
 }

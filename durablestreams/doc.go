@@ -108,8 +108,15 @@
 // then refused with 503. Entries of more than 1 MiB that are under way to readers have up to 256 MiB
 // together, and further ones wait for their turn. A client that stands still in the middle of a body, in either direction, is
 // dropped after 30 seconds, and so is one that after this time has sent less than 1 KiB a second of its
-// body. Rate limits and access control are for what stands before the handler:
-// a middleware, or Config.Store, whose error may have any status.
+// body. Rate limits are for what stands before the handler.
+//
+// # Access
+//
+// [Config].Admit finds out who asks, and a [Log] that refuses them, such as the guard of package auth, what they may do.
+// Preflights are answered without it. A refusal, 401 or 403, comes before the body of a request is received, says in
+// WWW-Authenticate what is missing, and does not tell whether a stream exists. Live reads end when whoever
+// they are for is not to be served any more: see [Config].Bind. Whoever may read the stream __registry__ knows
+// the names of all streams.
 //
 // Set [net/http.Server].ReadHeaderTimeout. WriteTimeout and ReadTimeout may be set too; long bodies and
 // live reads are given their own deadlines.
