@@ -20,6 +20,7 @@ type fakeLog struct {
 	moved   chan struct{} // closed and replaced with each change
 	events  []runnel.Event
 	failing error // of reads and writes
+	cursors map[runnel.CursorName]uint64
 }
 
 type fakeSpace struct {
@@ -38,7 +39,7 @@ type fakeGroup struct {
 }
 
 func newFake() *fakeLog {
-	return &fakeLog{spaces: make(map[runnel.Space]*fakeSpace), moved: make(chan struct{})}
+	return &fakeLog{spaces: make(map[runnel.Space]*fakeSpace), moved: make(chan struct{}), cursors: make(map[runnel.CursorName]uint64)}
 }
 
 func (f *fakeLog) wake() {
@@ -324,4 +325,23 @@ func (f *fakeLog) Watch(ctx context.Context, _ runnel.Store) iter.Seq[runnel.Eve
 			}
 		}
 	}
+}
+
+func (f *fakeLog) Cursor(_ context.Context, name runnel.CursorName) (runnel.Cursor, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	place, ok := f.cursors[name]
+	if !ok {
+		return runnel.Cursor{}, &runnel.CursorNotFoundError{Cursor: name}
+	}
+	return runnel.Cursor{CursorName: name, Place: place}, nil
+}
+
+func (f *fakeLog) Transact(_ context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, move := range t.Cursors {
+		f.cursors[runnel.CursorName{Space: space, Segment: move.Segment, Name: move.Name}] = move.Place
+	}
+	return runnel.Committed{}, nil
 }
