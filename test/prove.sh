@@ -36,6 +36,9 @@ go test ./proof/linear -run TestHistories -count=1 -v -timeout 0 -args -for "$(p
 begin "order of delivery: $(part 25)s"
 go test ./proof/delivery -run TestEveryReader -count=1 -v -timeout 0 -args -for "$(part 25)s" -seed "$seed"
 
+begin "a bad connection under the Go SDK"
+go test ./proof/wire -count=1 -v -timeout 0 -args -full -seed "$seed"
+
 begin "the engine and its model, on every driver: $(part 15)s"
 until=$((SECONDS + $(part 15))) checks=0
 while [[ $SECONDS -lt $until || $checks -eq 0 ]]; do
