@@ -39,7 +39,7 @@ func TestTheProgramHasNoneOfTheServersFaces(t *testing.T) {
 	}
 	const module = "github.com/runnelhq/runnel"
 	allowed := []string{"", "/engine", "/examples/embed", "/record", "/storage", "/storage/pebblestore", "/state"}
-	for _, dep := range strings.FieldsSeq(string(out)) {
+	for dep := range strings.FieldsSeq(string(out)) {
 		if ours, ok := strings.CutPrefix(dep, module); ok && !slices.Contains(allowed, ours) {
 			t.Errorf("it contains %s", dep)
 		}
