@@ -141,8 +141,19 @@ func (c *appendCmd) copy(w *dsclient.Writer, in io.Reader, p *progress, messages
 	})
 }
 
-// eachLine calls do with every line that is not blank. Lines may be of any length.
+// eachLine calls do with every line that is not blank, without the space around it. Lines may be of any
+// length.
 func eachLine(in io.Reader, do func(number int, line []byte) error) error {
+	return eachRawLine(in, func(number int, line []byte) error {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			return nil
+		}
+		return do(number, line)
+	})
+}
+
+// eachRawLine calls do with every line, without its end, and with what stands behind the last one.
+func eachRawLine(in io.Reader, do func(number int, line []byte) error) error {
 	r := bufio.NewReaderSize(in, 256<<10)
 	var long []byte
 	for number := 1; ; {
@@ -160,8 +171,9 @@ func eachLine(in io.Reader, do func(number int, line []byte) error) error {
 			long = append(long, part...)
 			line = long
 		}
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			if err := do(number, line); err != nil {
+		if !ended || len(line) > 0 {
+			line = bytes.TrimSuffix(line, []byte("\n"))
+			if err := do(number, bytes.TrimSuffix(line, []byte("\r"))); err != nil {
 				return err
 			}
 		}

@@ -5,7 +5,8 @@
 //	runnel tail --from -1 greeting      print what it holds and what is still to come
 //
 // Every command explains itself with --help. It exits with 0 when it did what was asked, with 1 when that
-// failed, and with 2 when it was called wrongly; what went wrong is on standard error.
+// failed, and with 2 when it was called wrongly; what went wrong is on standard error. The commands of leases
+// say what other codes they have.
 package main
 
 import (
@@ -39,6 +40,11 @@ type commands struct {
 	Ls      lsCmd      `cmd:"" help:"List streams."`
 	Rm      rmCmd      `cmd:"" help:"Delete streams."`
 	Token   tokenCmd   `cmd:"" help:"Make, list and revoke tokens, which say who may do what."`
+	Produce produceCmd `cmd:"" group:"Log:" help:"Append records to a segment, with metadata and conditions."`
+	Consume consumeCmd `cmd:"" group:"Log:" help:"Print the entries of a segment, a space or several."`
+	Cursor  cursorCmd  `cmd:"" group:"Log:" help:"List and move the stored places of readers."`
+	Lease   leaseCmd   `cmd:"" group:"Log:" help:"Claim keys for a time, and run commands while a claim holds."`
+	Workers workersCmd `cmd:"" group:"Log:" help:"List the workers that are present in a space."`
 	Version versionCmd `cmd:"" help:"Print the version of this program."`
 }
 
@@ -111,6 +117,12 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 func report(err error, std stdio) int {
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, context.Canceled) {
 		return exitFailure
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		if exit.err != nil {
+			std.note("%v", exit.err)
+		}
+		return exit.code
 	}
 	std.note("%v", err)
 	if usage := (*usageError)(nil); errors.As(err, &usage) {

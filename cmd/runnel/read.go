@@ -83,6 +83,7 @@ type tailCmd struct {
 	Stream   string `arg:"" help:"A stream's name or URL."`
 	From     string `help:"Begin at this offset; -1 is the beginning, now prints only what is still to come." default:"now" placeholder:"OFFSET"`
 	JSON     bool   `name:"json" help:"Print the messages of a JSON stream one to a line."`
+	Space    bool   `short:"s" help:"The name is that of a space: print what is appended to any of its segments, from a position on. With --json one object an entry, with its segment and place."`
 	LongPoll bool   `help:"Ask again and again instead of keeping one answer open, for proxies that hold answers back."`
 	remote
 }
@@ -93,6 +94,9 @@ anything twice, until the stream is closed or it is interrupted.`
 }
 
 func (c *tailCmd) Run(ctx context.Context, std stdio) error {
+	if c.Space {
+		return c.tailSpace(ctx, std)
+	}
 	client, err := c.client(c.Stream)
 	if err != nil {
 		return err

@@ -37,26 +37,40 @@ func (r remote) client(streams ...string) (*dsclient.Client, error) {
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/stream"
 	}
-	c := &dsclient.Client{Base: strings.TrimSuffix(u.String(), "/")}
+	header, err := r.header()
+	if err != nil {
+		return nil, err
+	}
+	store, err := r.store()
+	if err != nil {
+		return nil, err
+	}
+	if r.Store != "" {
+		header[wire.HeaderStore] = []string{store.String()}
+	}
+	return &dsclient.Client{Base: strings.TrimSuffix(u.String(), "/"), Header: header}, nil
+}
+
+// header says who the user is.
+func (r remote) header() (http.Header, error) {
+	header := make(http.Header)
 	switch {
 	case r.Auth != "" && r.Token != "":
 		return nil, usagef("token and auth exclude each other: both are the Authorization header")
 	case r.Auth != "":
-		c.Header = http.Header{wire.HeaderAuthorization: {r.Auth}}
+		header[wire.HeaderAuthorization] = []string{r.Auth}
 	case r.Token != "":
-		c.Header = http.Header{wire.HeaderAuthorization: {"Bearer " + r.Token}}
+		header[wire.HeaderAuthorization] = []string{"Bearer " + r.Token}
 	}
-	if r.Store != "" {
-		store, err := runnel.ParseStore(r.Store)
-		if err != nil {
-			return nil, usagef("store must be a UUID, got %q", r.Store)
-		}
-		if c.Header == nil {
-			c.Header = make(http.Header)
-		}
-		c.Header[wire.HeaderStore] = []string{store.String()}
+	return header, nil
+}
+
+func (r remote) store() (runnel.Store, error) {
+	store, err := runnel.ParseStore(r.Store)
+	if err != nil {
+		return store, usagef("store must be a UUID, got %q", r.Store)
 	}
-	return c, nil
+	return store, nil
 }
 
 // checkStream refuses a URL with a query. The client would leave it out, and what it asks for with it.
