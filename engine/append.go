@@ -226,7 +226,7 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transac
 		}
 		s, n := e.cost(a.bodies)
 		size += s + 8*rowBytes + len(a.o.StreamSeq) + len(a.o.Key)
-		ops += n + 6
+		ops += n + 7
 		if c := a.o.Create; c != nil {
 			size += 8*rowBytes + len(c.ContentType) + 2*runnel.MaxSpaceBytes
 			ops += 7
@@ -646,6 +646,7 @@ func (t *tx) append(seg *segment, bodies []*record.Body, transaction runnel.Posi
 		at.runs = append(at.runs, runs...)
 	}
 	t.change(record.Appended, st.inc.id, position, place.First-1, count)
+	t.mark(seg)
 	return first, position
 }
 

@@ -26,8 +26,9 @@ type batch struct {
 	changes []record.Change
 	touched []touched
 	events  []runnel.Event
-	leases  []string // keys of those that are given, or end
-	arena   []byte   // keys and headers are cut from it
+	leases  []string      // keys of those that are given, or end
+	kicks   []*subscriber // who has work by it
+	arena   []byte        // keys and headers are cut from it
 	scratch *scratch
 
 	// done is closed when the outcome is known; err is set before. It is nil, errRetry, or an error for
@@ -282,6 +283,10 @@ func (sp *space) commitLoop() {
 		}
 		sp.mu.Unlock()
 		if err == nil {
+			for _, s := range b.kicks {
+				s.kick()
+			}
+			b.kicks = nil
 			sp.e.watch.send(b.events) // before the answer: who watches from then on is not told of it
 		}
 		close(b.done)

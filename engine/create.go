@@ -73,7 +73,7 @@ func (e *Engine) create(ctx context.Context, addr runnel.Segment, o *runnel.Crea
 	bodies, count, _, _ := e.bodies(records)
 	size, ops := e.cost(bodies)
 	size += 16*rowBytes + len(o.ContentType) + 2*runnel.MaxSpaceBytes
-	ops += 12
+	ops += 13
 	if from != nil {
 		size += descriptorBytes(&record.Descriptor{Fork: from.fork})
 	}

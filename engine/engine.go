@@ -97,7 +97,8 @@ type Engine struct {
 	operations sync.WaitGroup
 	committers sync.WaitGroup
 
-	cleaner cleaner
+	cleaner       cleaner
+	subscriptions subscriptions
 	// unreference is held while a fork's claim on its source is taken back.
 	unreference gate
 }
@@ -132,6 +133,7 @@ func Open(driver storage.Driver, cfg Config) (*Engine, error) {
 	e.cache = newTailCache(e.cfg.TailCacheBytes)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.cleaner.start(e)
+	e.subscriptions.start(e)
 	return e, nil
 }
 
@@ -156,6 +158,7 @@ func (e *Engine) Close() error {
 	defer close(e.done)
 	close(e.closed)
 	e.cleaner.stop()
+	e.subscriptions.cancel()
 	e.operations.Wait()
 	e.flushAccess()
 	e.committers.Wait()

@@ -59,6 +59,7 @@ type incarnation struct {
 	readers atomic.Int64
 
 	retained retained
+	marked   marked
 
 	// producers holds what is staged of idempotent producers; sp.mu guards it.
 	producers map[string]*producer

@@ -16,6 +16,8 @@ type space struct {
 	e    *Engine
 	part storage.Partition
 
+	subs *subscribers // of the store
+
 	users int // operations that hold the space; e.mu guards it
 
 	loading gate // held while the head is read
@@ -82,7 +84,7 @@ func (e *Engine) enter(ctx context.Context, part storage.Partition) (*space, err
 	}
 	sp := e.spaces[part]
 	if sp == nil {
-		sp = &space{e: e, part: part, loading: newGate(), segments: make(map[string]*segment)}
+		sp = &space{e: e, part: part, subs: e.subscriptions.of(part.Store), loading: newGate(), segments: make(map[string]*segment)}
 		e.spaces[part] = sp
 	}
 	sp.users++
@@ -131,6 +133,9 @@ func (sp *space) ensure(ctx context.Context) error {
 	if loaded && sp.e.limits.Exclusive {
 		return nil
 	}
+	if err := sp.ensureSubscriptions(ctx); err != nil {
+		return err
+	}
 	if err := sp.loading.enter(ctx); err != nil {
 		return err
 	}
@@ -162,6 +167,17 @@ func (sp *space) ensure(ctx context.Context) error {
 	sp.recent = recent{after: position}
 	sp.reach(position, clock)
 	return nil
+}
+
+// ensureSubscriptions reads those of the store, if they are not in memory or no longer what storage holds.
+func (sp *space) ensureSubscriptions(ctx context.Context) error {
+	switch {
+	case sp.part.Name == runnel.ReservedElement:
+		return nil // what is there is not subscribed to
+	case sp.e.limits.Exclusive:
+		return sp.subs.load(ctx)
+	}
+	return sp.subs.refresh(ctx)
 }
 
 // refresh reads the guard, and forgets what is in memory if another process has written since.

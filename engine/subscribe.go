@@ -1,0 +1,578 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+)
+
+// CreateSubscription makes a subscription, or finds that there is one of the same configuration. It
+// returns when it is durable and every stream that was there before is linked at its tail; what is
+// appended from then on wakes. It fails with a *runnel.SubscriptionExistsError, ErrInvalid or ErrTooLarge.
+func (e *Engine) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (_ runnel.Subscription, existed bool, err error) {
+	if err := checkText("subscription id", id, runnel.MaxSubscriptionBytes); err != nil {
+		return runnel.Subscription{}, false, err
+	}
+	config, err = checkSubscription(store, config)
+	if err != nil {
+		return runnel.Subscription{}, false, err
+	}
+	ss := e.subscriptions.of(store)
+	var row record.Subscription
+	key := subscriptionKey(id)
+	err = again(func() error {
+		sp, err := e.enter(ctx, controlOf(store))
+		if err != nil {
+			return err
+		}
+		defer sp.leave()
+		if _, err := e.subscriber(ctx, store, id); err != nil && !errors.Is(err, runnel.ErrNotFound) {
+			return err
+		}
+		if err := sp.loadRow(ctx, key); err != nil {
+			return err
+		}
+		return sp.write(context.WithoutCancel(ctx), subscriptionBytes+len(config.Streams)*2*runnel.MaxSpaceBytes, 3, func(t *tx) error {
+			r := t.row(key)
+			if r == nil {
+				return errRetry
+			}
+			t.dependOnRow(r)
+			if r.value != nil {
+				existed = true
+				if row, err = record.DecodeSubscription(r.value); err != nil {
+					return err
+				}
+				if !sameSubscription(&row.Config, &config) {
+					return &runnel.SubscriptionExistsError{ID: id}
+				}
+				return nil
+			}
+			if err := t.grow(); err != nil {
+				return err
+			}
+			var instance [8]byte
+			_, _ = rand.Read(instance[:]) // which never fails
+			row = record.Subscription{
+				Instance: max(binary.BigEndian.Uint64(instance[:])>>1, 1), Config: config, Created: t.micros, Linking: true,
+			}
+			existed = false
+			t.setRow(key, row.Append(nil))
+			t.put([]byte{keyEpoch}, instance[:])
+			return nil
+		})
+	})
+	if err != nil {
+		return runnel.Subscription{}, false, err
+	}
+	s := ss.get(id)
+	if s == nil || s.instance != row.Instance {
+		s = ss.addOnce(id, &row)
+	}
+	if row.Linking {
+		if err := s.linkAll(ctx); err != nil {
+			return runnel.Subscription{}, false, err
+		}
+	}
+	return s.describe(&row), existed, nil
+}
+
+// addOnce makes the index know a subscription, unless somebody else has.
+func (ss *subscribers) addOnce(id string, row *record.Subscription) *subscriber {
+	ss.adding.Lock()
+	defer ss.adding.Unlock()
+	if s := ss.get(id); s != nil && s.instance == row.Instance {
+		return s
+	}
+	return ss.add(id, row)
+}
+
+// checkSubscription returns the configuration in its one form, in which equal ones are the same.
+func checkSubscription(store runnel.Store, c runnel.SubscriptionConfig) (runnel.SubscriptionConfig, error) {
+	invalid := func(what, rule string) (runnel.SubscriptionConfig, error) {
+		return c, &runnel.InvalidError{What: what, Rule: rule}
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = runnel.DefaultWakeLease
+	}
+	c.Pattern = strings.Trim(c.Pattern, "/")
+	switch {
+	case c.Type != runnel.Webhook && c.Type != runnel.PullWake:
+		return invalid("subscription type", fmt.Sprintf("must be %q or %q", runnel.Webhook, runnel.PullWake))
+	case c.Pattern == "" && len(c.Streams) == 0:
+		return invalid("subscription", "needs a pattern or streams")
+	case c.LeaseTTL < runnel.MinWakeLease || c.LeaseTTL > runnel.MaxWakeLease:
+		return invalid("lease", fmt.Sprintf("must be between %s and %s, not %s", runnel.MinWakeLease, runnel.MaxWakeLease, c.LeaseTTL))
+	case c.Type == runnel.Webhook && c.WebhookURL == "":
+		return invalid("webhook subscription", "needs a URL")
+	case c.Type == runnel.PullWake && c.WakeStream == "":
+		return invalid("pull-wake subscription", "needs a wake stream")
+	case len(c.Streams) > runnel.MaxSubscriptionStreams:
+		return invalid("streams", fmt.Sprintf("are %d, the limit is %d; more can be added", len(c.Streams), runnel.MaxSubscriptionStreams))
+	}
+	for _, part := range []struct {
+		what, text string
+		most       int
+	}{
+		{"pattern", c.Pattern, runnel.MaxPatternBytes}, {"description", c.Description, runnel.MaxDescriptionBytes},
+		{"webhook URL", c.WebhookURL, runnel.MaxWebhookBytes},
+	} {
+		if part.text == "" {
+			continue
+		}
+		if err := checkText(part.what, part.text, part.most); err != nil {
+			return c, err
+		}
+	}
+	if strings.Contains(c.Pattern, "//") {
+		return invalid("pattern", "must not contain an empty element")
+	}
+	if c.Type == runnel.PullWake {
+		c.WebhookURL, c.WakeStream = "", strings.Trim(c.WakeStream, "/")
+		if _, err := runnel.ParsePath(store, c.WakeStream); err != nil {
+			return c, err
+		}
+	} else {
+		c.WakeStream = ""
+	}
+	streams, err := checkStreams(store, &c, c.Streams)
+	c.Streams = streams
+	return c, err
+}
+
+// checkStreams returns paths in their one form: without slashes around them, sorted, each once.
+func checkStreams(store runnel.Store, c *runnel.SubscriptionConfig, paths []string) ([]string, error) {
+	var all []string
+	for _, path := range paths {
+		path = strings.Trim(path, "/")
+		if _, err := runnel.ParsePath(store, path); err != nil {
+			return nil, err
+		}
+		if path == c.WakeStream {
+			return nil, &runnel.InvalidError{What: "streams", Rule: "must not contain the wake stream: each wake would lead to another"}
+		}
+		all = append(all, path)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+func sameSubscription(a, b *runnel.SubscriptionConfig) bool {
+	return a.Type == b.Type && a.Pattern == b.Pattern && slices.Equal(a.Streams, b.Streams) && a.WebhookURL == b.WebhookURL &&
+		a.WakeStream == b.WakeStream && a.LeaseTTL == b.LeaseTTL && a.Description == b.Description
+}
+
+// linkAll links the streams that are there at their tails. A crash in between leaves a row that says so,
+// and it is done again, by whoever asks for the subscription next or after the restart.
+func (s *subscriber) linkAll(ctx context.Context) error {
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	return s.linkHeld(ctx)
+}
+
+// linkHeld is linkAll under the gate.
+func (s *subscriber) linkHeld(ctx context.Context) error {
+	for _, path := range s.config.Streams {
+		s.of.link(s, path)
+	}
+	// Whatever was staged before the index knew the subscription is durable then, and is seen below.
+	if err := s.of.e.settleStore(ctx, s.of.store); err != nil {
+		return err
+	}
+	if err := s.linkStreams(ctx, s.config.Streams); err != nil {
+		return err
+	}
+	if err := s.linkPattern(ctx); err != nil {
+		return err
+	}
+	err := s.change(ctx, nil, func(c *change) error {
+		c.row.Linking = false
+		c.save()
+		return nil
+	})
+	s.kick()
+	return err
+}
+
+// settleStore returns when what was staged in the spaces of a store is durable.
+func (e *Engine) settleStore(ctx context.Context, store runnel.Store) error {
+	e.mu.Lock()
+	var spaces []*space
+	for part, sp := range e.spaces {
+		if part.Store == store {
+			sp.users++
+			spaces = append(spaces, sp)
+		}
+	}
+	e.mu.Unlock()
+	var err error
+	for _, sp := range spaces {
+		if err == nil {
+			err = sp.barrier(ctx)
+		}
+		sp.unuse()
+	}
+	return err
+}
+
+// linkPage is how many links are stored at once.
+const linkPage = 256
+
+// storeLinks stores links, those that are there already again only if they change.
+func (s *subscriber) storeLinks(ctx context.Context, links []record.Link) error {
+	page := linkPage
+	if most := s.of.e.limits.MaxBatchOps; most > 0 {
+		page = min(page, max(most-8, 1))
+	}
+	for chunk := range slices.Chunk(links, page) {
+		paths := make([]string, len(chunk))
+		for i := range chunk {
+			paths[i] = chunk[i].Path
+		}
+		err := s.change(ctx, paths, func(c *change) error {
+			if err := c.t.grow(); err != nil {
+				return err
+			}
+			for i := range chunk {
+				have, err := c.link(chunk[i].Path)
+				if err != nil {
+					return err
+				}
+				next := chunk[i]
+				if have != nil && have.Segment == next.Segment {
+					next.Acked = have.Acked
+					next.Explicit = next.Explicit || have.Explicit
+					next.Glob = next.Glob || have.Glob
+				}
+				c.setLink(&next)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkStreams links streams by name, at their tails. It is called under the gate.
+func (s *subscriber) linkStreams(ctx context.Context, paths []string) error {
+	links := make([]record.Link, 0, len(paths))
+	for _, path := range paths {
+		addr, err := runnel.ParsePath(s.of.store, path)
+		if err != nil {
+			return err
+		}
+		p, err := s.of.e.place(ctx, addr)
+		if err != nil {
+			return err
+		}
+		links = append(links, record.Link{Path: path, Segment: p.id, Acked: p.tail, Explicit: true, Glob: linksGlob(&s.config, path)})
+	}
+	return s.storeLinks(ctx, links)
+}
+
+// linkPattern links the streams there are that the pattern matches.
+func (s *subscriber) linkPattern(ctx context.Context) error {
+	if s.config.Pattern == "" {
+		return nil
+	}
+	var links []record.Link
+	for info, err := range s.of.e.List(ctx, s.of.store, runnel.ListOptions{Prefix: literalPrefix(s.config.Pattern)}) {
+		if err != nil {
+			return err
+		}
+		if path := info.Segment.Path(); linksGlob(&s.config, path) {
+			links = append(links, record.Link{Path: path, Segment: info.ID, Acked: info.Tail, Glob: true})
+		}
+		if len(links) >= linkPage {
+			if err := s.storeLinks(ctx, links); err != nil {
+				return err
+			}
+			links = links[:0]
+		}
+	}
+	return s.storeLinks(ctx, links)
+}
+
+// literalPrefix is what all paths that a pattern matches begin with.
+func literalPrefix(pattern string) string {
+	before := pattern
+	rest := ""
+	for at := 0; ; {
+		element, _, more := strings.Cut(pattern[at:], "/")
+		if element == "*" || element == "**" {
+			before, rest = pattern[:at], element
+			break
+		}
+		if !more {
+			return pattern
+		}
+		at += len(element) + 1
+	}
+	if rest == "**" {
+		return strings.TrimSuffix(before, "/") // ** may stand for nothing
+	}
+	return before
+}
+
+// describe returns what a row says.
+func (s *subscriber) describe(row *record.Subscription) runnel.Subscription {
+	at := func(micros int64) time.Time {
+		if micros == 0 {
+			return time.Time{}
+		}
+		return time.UnixMicro(micros).UTC()
+	}
+	sub := runnel.Subscription{
+		Store: s.of.store, ID: s.id, Instance: row.Instance, SubscriptionConfig: row.Config, Created: at(row.Created),
+		Generation: row.Generation, WakeID: row.WakeID, Holder: row.Holder, Deadline: at(row.Deadline),
+		Failures: int(row.Failures), FailingSince: at(row.FailingSince), NextAttempt: at(row.NextAttempt),
+		LastStatus: int(row.LastStatus), LastReason: row.LastReason, Parked: row.Parked,
+	}
+	sub.Streams = slices.Clone(row.Config.Streams)
+	return sub
+}
+
+// Subscription returns a subscription. It fails with runnel.ErrNotFound.
+func (e *Engine) Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error) {
+	s, err := e.subscriber(ctx, store, id)
+	if err != nil {
+		return runnel.Subscription{}, err
+	}
+	return retry(func() (runnel.Subscription, error) {
+		sp, err := e.enter(ctx, controlOf(store))
+		if err != nil {
+			return runnel.Subscription{}, err
+		}
+		defer sp.leave()
+		value, err := sp.readRow(ctx, subscriptionKey(id))
+		if err != nil {
+			return runnel.Subscription{}, err
+		}
+		if value == nil {
+			return runnel.Subscription{}, &runnel.SubscriptionNotFoundError{ID: id}
+		}
+		row, err := record.DecodeSubscription(value)
+		return s.describe(&row), err
+	})
+}
+
+// Subscriptions yields the subscriptions of a store, ordered by id, beginning behind the id after.
+func (e *Engine) Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error] {
+	return func(yield func(runnel.Subscription, error) bool) {
+		if _, err := e.subscriber(ctx, store, ""); err != nil && !errors.Is(err, runnel.ErrNotFound) {
+			yield(runnel.Subscription{}, err)
+			return
+		}
+		ss := e.subscriptions.of(store)
+		ss.mu.Lock()
+		ids := make([]string, 0, len(ss.byID))
+		for id := range ss.byID {
+			if id > after {
+				ids = append(ids, id)
+			}
+		}
+		ss.mu.Unlock()
+		slices.Sort(ids)
+		for _, id := range ids {
+			sub, err := e.Subscription(ctx, store, id)
+			if errors.Is(err, runnel.ErrNotFound) {
+				continue
+			}
+			if !yield(sub, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// SubscriptionLinks yields the streams of a subscription, in no particular order.
+func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error] {
+	return func(yield func(runnel.SubscriptionLink, error) bool) {
+		s, err := e.subscriber(ctx, store, id)
+		if err == nil {
+			err = s.gate.enter(ctx)
+		}
+		if err != nil {
+			yield(runnel.SubscriptionLink{}, err)
+			return
+		}
+		defer s.gate.leave()
+		listed := make(map[string]bool)
+		for l, err := range s.links(ctx) {
+			listed[l.Path] = true
+			if !yield(l, err) || err != nil {
+				return
+			}
+		}
+		// A stream that has just come may have no link in storage yet.
+		o, err := s.look(ctx, runnel.MaxWakeStreams, nil)
+		if err != nil {
+			yield(runnel.SubscriptionLink{}, err)
+			return
+		}
+		for _, l := range o.pending {
+			if !listed[l.Path] && !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
+// links yields the links that are stored. A link by pattern to a stream that is gone is none. It is called
+// under the gate.
+func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLink, error] {
+	return func(yield func(runnel.SubscriptionLink, error) bool) {
+		e := s.of.e
+		r := segmentRange(keyLink, s.instance)
+		r.Limit = listPage
+		for {
+			var page []record.Link
+			for pair, err := range e.driver.Scan(ctx, controlOf(s.of.store), r) {
+				var l record.Link
+				if err == nil {
+					l, err = record.DecodeLink(pair.Value)
+				}
+				if err != nil {
+					yield(runnel.SubscriptionLink{}, storageError(err))
+					return
+				}
+				page = append(page, l)
+				r.From = append(slices.Clone(pair.Key), 0)
+			}
+			for i := range page {
+				l := &page[i]
+				addr, err := runnel.ParsePath(s.of.store, l.Path)
+				var p place
+				if err == nil {
+					p, err = e.place(ctx, addr)
+				}
+				if err == nil && p.id == 0 && !l.Explicit {
+					continue
+				}
+				if !yield(runnel.SubscriptionLink{Path: l.Path, Explicit: l.Explicit, Acked: p.acked(l), Tail: p.tail}, err) || err != nil {
+					return
+				}
+			}
+			if len(page) < listPage {
+				return
+			}
+		}
+	}
+}
+
+// DeleteSubscription removes a subscription, and returns when that is durable: whoever holds a wake of it
+// can do nothing with it any more. It fails with runnel.ErrNotFound.
+func (e *Engine) DeleteSubscription(ctx context.Context, store runnel.Store, id string) error {
+	s, err := e.subscriber(ctx, store, id)
+	if err != nil {
+		return err
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	err = s.change(ctx, nil, func(c *change) error {
+		c.t.setRow(subscriptionKey(id), nil)
+		c.t.put(trashKey(s.instance), nil) // its links are left to the cleaner
+		c.t.put([]byte{keyEpoch}, binary.BigEndian.AppendUint64(nil, s.instance^1<<63))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.of.remove(s)
+	e.cleaner.tidy(controlOf(store))
+	return nil
+}
+
+// LinkStreams links streams to a subscription by name, at their tails. Those that are linked stay where
+// they are. It fails with runnel.ErrNotFound or ErrInvalid.
+func (e *Engine) LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error {
+	s, err := e.subscriber(ctx, store, id)
+	if err != nil {
+		return err
+	}
+	if len(paths) > runnel.MaxSubscriptionStreams {
+		return &runnel.InvalidError{What: "streams", Rule: fmt.Sprintf("are %d, the limit is %d", len(paths), runnel.MaxSubscriptionStreams)}
+	}
+	if paths, err = checkStreams(store, &s.config, paths); err != nil {
+		return err
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	for _, path := range paths {
+		s.of.link(s, path)
+	}
+	if err := e.settleStore(ctx, store); err != nil {
+		return err
+	}
+	if err := s.linkStreams(ctx, paths); err != nil {
+		return err
+	}
+	s.kick()
+	return s.touch(ctx)
+}
+
+// touch tells other processes that the set of streams has changed.
+func (s *subscriber) touch(ctx context.Context) error {
+	if s.of.e.limits.Exclusive {
+		return nil
+	}
+	return s.change(ctx, nil, func(c *change) error {
+		var epoch [8]byte
+		_, _ = rand.Read(epoch[:]) // which never fails
+		c.t.put([]byte{keyEpoch}, epoch[:])
+		return nil
+	})
+}
+
+// UnlinkStream takes back that a stream is linked by name. What the pattern links stays. It fails with
+// runnel.ErrNotFound if there is no such subscription.
+func (e *Engine) UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error {
+	s, err := e.subscriber(ctx, store, id)
+	if err != nil {
+		return err
+	}
+	path = strings.Trim(path, "/")
+	if _, err := runnel.ParsePath(store, path); err != nil {
+		return err
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	err = s.change(ctx, []string{path}, func(c *change) error {
+		l, err := c.link(path)
+		if err != nil || l == nil || !l.Explicit {
+			return err
+		}
+		l.Explicit, l.Glob = false, linksGlob(&s.config, path)
+		if l.Glob {
+			c.setLink(l)
+		} else {
+			c.t.setRow(linkKey(s.instance, path), nil)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.of.unlink(s, path)
+	s.kick()
+	return s.touch(ctx)
+}

@@ -1,0 +1,743 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
+)
+
+// A wake begins with a commit that raises the generation. It is in flight until it is done, released, or
+// its lease has ended; then the next one begins, if there is work. Everything that is done to one
+// subscription happens under its gate, one after the other.
+
+// change is a commit to a subscription under way.
+type change struct {
+	t   *tx
+	s   *subscriber
+	row record.Subscription
+}
+
+// change makes one commit to the subscription and to the links of the paths. f checks, and then stages.
+// It waits for the outcome whatever becomes of ctx, so that the next one finds it durable.
+func (s *subscriber) change(ctx context.Context, paths []string, f func(c *change) error) error {
+	e := s.of.e
+	return again(func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		sp, err := e.enter(ctx, controlOf(s.of.store))
+		if err != nil {
+			return err
+		}
+		defer sp.leave()
+		rows := heldRows{sp: sp}
+		defer rows.release()
+		if err := rows.load(ctx, subscriptionKey(s.id)); err != nil {
+			return err
+		}
+		size := subscriptionBytes
+		for _, path := range paths {
+			if err := rows.load(ctx, linkKey(s.instance, path)); err != nil {
+				return err
+			}
+			size += len(path) + 2*rowBytes
+		}
+		if !e.limits.Exclusive {
+			if err := sp.ensure(ctx); err != nil { // what was read at different moments is stale then
+				return err
+			}
+		}
+		return sp.write(context.WithoutCancel(ctx), size, 2+len(paths), func(t *tx) error {
+			r := t.row(subscriptionKey(s.id))
+			if r == nil {
+				return errRetry
+			}
+			t.dependOnRow(r)
+			if r.value == nil {
+				return &runnel.SubscriptionNotFoundError{ID: s.id}
+			}
+			row, err := record.DecodeSubscription(r.value)
+			if err != nil {
+				return err
+			}
+			if row.Instance != s.instance {
+				return &runnel.SubscriptionNotFoundError{ID: s.id}
+			}
+			return f(&change{t: t, s: s, row: row})
+		})
+	})
+}
+
+// subscriptionBytes bounds the row of a subscription.
+const subscriptionBytes = 16<<10 + runnel.MaxWebhookBytes + 2*runnel.MaxPatternBytes
+
+func (c *change) save() { c.t.setRow(subscriptionKey(c.s.id), c.row.Append(nil)) }
+
+// link returns a link as staged, nil if there is none.
+func (c *change) link(path string) (*record.Link, error) {
+	r := c.t.row(linkKey(c.s.instance, path))
+	if r == nil {
+		return nil, errRetry
+	}
+	c.t.dependOnRow(r)
+	if r.value == nil {
+		return nil, nil
+	}
+	l, err := record.DecodeLink(r.value)
+	return &l, err
+}
+
+func (c *change) setLink(l *record.Link) {
+	l.Updated = c.t.micros
+	c.t.setRow(linkKey(c.s.instance, l.Path), l.Append(nil))
+}
+
+// expire ends the wake if its lease is over.
+func (c *change) expire() {
+	if c.row.Deadline > 0 && c.row.Deadline <= c.t.micros {
+		c.clear()
+	}
+}
+
+// clear ends the wake that is in flight.
+func (c *change) clear() {
+	r := &c.row
+	r.WakeID, r.Holder, r.Deadline, r.Attempt, r.Engine, r.Accepted = "", "", 0, 0, "", false
+}
+
+// begin begins the next wake.
+func (c *change) begin() {
+	c.clear()
+	c.row.Generation++
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // which never fails
+	c.row.WakeID = "w_" + hex.EncodeToString(id[:])
+}
+
+// current returns nil if the wake is the one in flight, and in somebody's hands.
+func (c *change) current(ref runnel.WakeRef) error {
+	r := &c.row
+	held := r.Deadline > c.t.micros
+	if r.Config.Type == runnel.Webhook {
+		held = held || r.Deadline == 0 // while another attempt is waited for, who got an earlier one may call back
+	}
+	if ref.Generation != r.Generation || ref.WakeID != r.WakeID || r.WakeID == "" || !held {
+		return runnel.ErrFenced
+	}
+	return nil
+}
+
+// ttl is how long a lease is given for, in microseconds.
+func (s *subscriber) ttl() int64 { return s.config.LeaseTTL.Microseconds() }
+
+// place is where a stream is.
+type place struct {
+	id   uint64 // 0: there is no such stream
+	tail runnel.Sequence
+	base runnel.Sequence // what it inherited when it was made
+}
+
+// place returns where a stream is. It is no access to the stream.
+func (e *Engine) place(ctx context.Context, addr runnel.Segment) (place, error) {
+	return retry(func() (place, error) {
+		seg, err := e.acquire(ctx, addr)
+		if err != nil {
+			return place{}, err
+		}
+		defer seg.release()
+		st := seg.durable.Load()
+		if st.life(e.now()) != lifeLive {
+			return place{}, nil
+		}
+		p := place{id: st.inc.id, tail: st.tail}
+		if f := st.desc.Fork; f != nil {
+			p.base = f.Base
+		}
+		return p, nil
+	})
+}
+
+// acked is how far a stream has been worked on. One that came after the subscription begins with what it
+// did not inherit; so does one that took the name of another.
+func (p place) acked(l *record.Link) runnel.Sequence {
+	if l == nil || l.Segment != p.id {
+		return p.base
+	}
+	return l.Acked
+}
+
+// storedLink reads a link, nil if there is none. Under the gate what is stored is durable.
+func (s *subscriber) storedLink(ctx context.Context, path string) (*record.Link, error) {
+	value, err := s.of.e.driver.Get(ctx, controlOf(s.of.store), linkKey(s.instance, path))
+	if errors.Is(err, storage.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, storageError(err)
+	}
+	l, err := record.DecodeLink(value)
+	return &l, err
+}
+
+// outlook is what a subscription has to do.
+type outlook struct {
+	pending []runnel.SubscriptionLink // of marked streams that have work, at most MaxWakeStreams
+	unknown []record.Link             // links that have yet to be stored
+	idle    []idleMark
+}
+
+// idleMark is a marked stream on which there is no work.
+type idleMark struct {
+	*mark
+	acked runnel.Sequence
+}
+
+// look finds out what there is to do. It is called under the gate. Enough is how many streams with work
+// are looked for; moved says how far some will have been worked on.
+func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runnel.Sequence) (outlook, error) {
+	s.of.mu.Lock()
+	marks := make([]*mark, 0, len(s.pending))
+	for m := range s.pending {
+		marks = append(marks, m)
+	}
+	s.of.mu.Unlock()
+	// In a fixed order, so that a simulated run can be repeated.
+	slices.SortFunc(marks, func(a, b *mark) int {
+		return cmp.Or(strings.Compare(a.addr.Path(), b.addr.Path()), cmp.Compare(a.id, b.id))
+	})
+	var o outlook
+	for _, m := range marks {
+		if len(o.pending) >= enough {
+			break
+		}
+		path := m.addr.Path()
+		p, err := s.of.e.place(ctx, m.addr)
+		if err != nil {
+			return o, err
+		}
+		l, err := s.storedLink(ctx, path)
+		if err != nil {
+			return o, err
+		}
+		explicit := l != nil && l.Explicit
+		switch {
+		case p.id != m.id || !explicit && !linksGlob(&s.config, path):
+			o.idle = append(o.idle, idleMark{m, p.tail})
+			continue
+		case l == nil || l.Segment != p.id:
+			o.unknown = append(o.unknown, record.Link{Path: path, Segment: p.id, Acked: p.base, Explicit: explicit, Glob: linksGlob(&s.config, path)})
+		}
+		acked := max(p.acked(l), moved[path])
+		if p.tail <= acked {
+			o.idle = append(o.idle, idleMark{m, acked})
+			continue
+		}
+		o.pending = append(o.pending, runnel.SubscriptionLink{Path: path, Explicit: explicit, Acked: acked, Tail: p.tail})
+	}
+	return o, nil
+}
+
+// settle takes back the marks of streams on which there is no work, and tells whether some has come.
+func (s *subscriber) settle(ctx context.Context, idle []idleMark) (more bool, err error) {
+	for _, m := range idle {
+		came, err := s.settleOne(ctx, m)
+		if err != nil {
+			return more, err
+		}
+		more = more || came
+	}
+	return more, nil
+}
+
+func (s *subscriber) settleOne(ctx context.Context, m idleMark) (came bool, err error) {
+	ss, e := s.of, s.of.e
+	err = again(func() error {
+		seg, err := e.acquire(ctx, m.addr)
+		if err != nil {
+			return err
+		}
+		defer seg.release()
+		return seg.sp.write(context.WithoutCancel(ctx), markBytes, 1, func(t *tx) error {
+			if seg.stale.Load() {
+				return errRetry
+			}
+			st := seg.staged
+			same := st.inc != nil && st.inc.id == m.id && st.life(t.micros) == lifeLive
+			if came = same && st.tail > m.acked; came {
+				t.dependOn(seg)
+				return nil
+			}
+			ss.mu.Lock()
+			delete(m.subs, s)
+			delete(s.pending, m.mark)
+			last := len(m.subs) == 0
+			if last {
+				delete(ss.marks, markID{m.addr.Space, m.id})
+			}
+			last = last && ss.searched
+			ss.mu.Unlock()
+			if !same {
+				return nil
+			}
+			in := &st.inc.marked
+			in.noted = false
+			// Another process may know of others that have work.
+			if last && (e.limits.Exclusive || in.known && len(in.subs) == 1) {
+				t.remove(markKey(m.id))
+				in.stands = false
+			}
+			return nil
+		})
+	})
+	return came, err
+}
+
+// kick sees to it that the subscription is looked after.
+func (s *subscriber) kick() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return
+	}
+	if s.running {
+		s.again = true
+		return
+	}
+	e := s.of.e
+	if e.begin() != nil {
+		return
+	}
+	s.running = true
+	go func() {
+		defer e.operations.Done()
+		s.run(e.subscriptions.ctx)
+	}()
+}
+
+func (s *subscriber) run(ctx context.Context) {
+	e := s.of.e
+	for {
+		err := e.subscriptions.slots.Acquire(ctx, 1)
+		if err == nil {
+			err = s.work(ctx)
+			e.subscriptions.slots.Release(1)
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, runnel.ErrNotFound) && e.Err() == nil {
+			e.cfg.Logger.Warn("a subscription could not be looked after; it will be tried again", "subscription", s.id, "error", err)
+			s.kickIn(time.Second)
+		}
+		s.mu.Lock()
+		if !s.again || ctx.Err() != nil || s.gone {
+			s.running, s.again = false, false
+			s.mu.Unlock()
+			return
+		}
+		s.again = false
+		s.mu.Unlock()
+	}
+}
+
+// kickIn kicks after a time, in the place of any other.
+func (s *subscriber) kickIn(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if !s.gone && !s.of.e.isClosing() {
+		s.timer = time.AfterFunc(max(d, time.Millisecond), s.kick)
+	}
+}
+
+func (s *subscriber) kickAt(micros int64) {
+	s.kickIn(time.Duration(micros-s.of.e.now()) * time.Microsecond)
+}
+
+// work does what there is to do: it ends a wake whose lease is over, begins one if there is work, and
+// tells of it.
+func (s *subscriber) work(ctx context.Context) error {
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	for {
+		o, err := s.look(ctx, 1, nil)
+		if err != nil {
+			return err
+		}
+		row, err := s.next(ctx, o)
+		if err != nil {
+			return err
+		}
+		if row.Linking {
+			return s.linkHeld(ctx) // a creation has not come to its end
+		}
+		if err := s.tell(ctx, row, o); err != nil {
+			return err
+		}
+		more, err := s.settle(ctx, o.idle)
+		if err != nil {
+			return err
+		}
+		if !more || row.WakeID != "" {
+			return nil
+		}
+	}
+}
+
+// next commits what becomes of the subscription, and returns it as it is then.
+func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscription, err error) {
+	paths := make([]string, len(o.unknown))
+	for i := range o.unknown {
+		paths[i] = o.unknown[i].Path
+	}
+	const page = 8 // so that the smallest batch takes it
+	for len(paths) > page {
+		if err := s.know(ctx, o.unknown[:page]); err != nil {
+			return row, err
+		}
+		o.unknown, paths = o.unknown[page:], paths[page:]
+	}
+	err = s.change(ctx, paths, func(c *change) error {
+		defer func() { row = c.row }()
+		if c.row.Linking {
+			return nil
+		}
+		before := c.row.WakeID
+		c.expire()
+		if c.row.WakeID == "" && len(o.pending) > 0 {
+			c.begin()
+		}
+		if err := c.know(o.unknown); err != nil {
+			return err
+		}
+		if c.row.WakeID != before {
+			c.save()
+		}
+		return nil
+	})
+	return row, err
+}
+
+// know stores links that are found to be there.
+func (s *subscriber) know(ctx context.Context, links []record.Link) error {
+	paths := make([]string, len(links))
+	for i := range links {
+		paths[i] = links[i].Path
+	}
+	return s.change(ctx, paths, func(c *change) error { return c.know(links) })
+}
+
+func (c *change) know(links []record.Link) error {
+	for i := range links {
+		l, err := c.link(links[i].Path)
+		if err != nil {
+			return err
+		}
+		if l == nil || l.Segment != links[i].Segment {
+			c.setLink(&links[i])
+		}
+	}
+	return nil
+}
+
+// tell tells of a wake that is in flight, and sees to it that its end is not missed. It is called under
+// the gate.
+func (s *subscriber) tell(ctx context.Context, row record.Subscription, o outlook) error {
+	switch {
+	case row.WakeID == "":
+		return nil
+	case row.Config.Type == runnel.Webhook:
+		s.tellWebhook(&row)
+		return nil
+	case row.Holder != "":
+		s.kickAt(row.Deadline)
+		return nil
+	case s.emitted >= row.Generation:
+		return nil
+	}
+	path := ""
+	if len(o.pending) > 0 {
+		path = o.pending[0].Path
+	}
+	err := s.emit(ctx, &row, path)
+	if err == nil {
+		s.emitted, s.failures = row.Generation, 0
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if s.failures++; s.failures == 1 {
+		s.of.e.cfg.Logger.Warn("a wake stream takes no wake; it will be tried again", "subscription", s.id, "stream", row.Config.WakeStream, "error", err)
+	}
+	s.kickIn(min(time.Second<<min(s.failures-1, 6), time.Minute))
+	return nil
+}
+
+// wakeEvent is what a wake stream is told. Source: PROTOCOL.md, section 7.2.
+type wakeEvent struct {
+	Type         string `json:"type"`
+	Subscription string `json:"subscription_id"`
+	Stream       string `json:"stream"`
+	Generation   uint64 `json:"generation"`
+	Millis       int64  `json:"ts"`
+}
+
+// emit appends to the wake stream that there is a wake, once for each generation: the producer's epoch is
+// the generation, so that doing it again after a crash changes nothing.
+func (s *subscriber) emit(ctx context.Context, row *record.Subscription, path string) error {
+	addr, err := runnel.ParsePath(s.of.store, row.Config.WakeStream)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(wakeEvent{Type: "wake", Subscription: s.id, Stream: path, Generation: row.Generation, Millis: s.of.e.now() / 1000})
+	if err != nil {
+		return err
+	}
+	producer := runnel.Producer{ID: fmt.Sprintf("%s/%016x", runnel.ReservedElement, s.instance), Epoch: row.Generation}
+	_, err = s.of.e.Append(ctx, addr, runnel.AppendOptions{Producer: &producer}, runnel.Record{Payload: body})
+	if errors.Is(err, runnel.ErrProducerFenced) {
+		return nil // a later one is there
+	}
+	return err
+}
+
+// subscriber returns a subscription of a store.
+func (e *Engine) subscriber(ctx context.Context, store runnel.Store, id string) (*subscriber, error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.operations.Done()
+	ss := e.subscriptions.of(store)
+	var err error
+	if e.limits.Exclusive {
+		err = ss.load(ctx)
+	} else {
+		err = ss.refresh(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s := ss.get(id); s != nil {
+		return s, nil
+	}
+	return nil, &runnel.SubscriptionNotFoundError{ID: id}
+}
+
+// ClaimWake gives a worker the wake of a pull-wake subscription, with a lease on it, and returns when that
+// is durable. It fails with runnel.ErrNotFound, ErrNoWork, or a *runnel.WakeHeldError.
+func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error) {
+	if err := checkText("worker", worker, runnel.MaxSubscriptionBytes); err != nil {
+		return runnel.Wake{}, err
+	}
+	s, err := e.subscriber(ctx, store, id)
+	if err != nil {
+		return runnel.Wake{}, err
+	}
+	if s.config.Type != runnel.PullWake {
+		return runnel.Wake{}, &runnel.InvalidError{What: "claim", Rule: "is for pull-wake subscriptions"}
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return runnel.Wake{}, err
+	}
+	defer s.gate.leave()
+	o, err := s.look(ctx, runnel.MaxWakeStreams, nil)
+	if err != nil {
+		return runnel.Wake{}, err
+	}
+	var row record.Subscription
+	err = s.change(ctx, nil, func(c *change) error {
+		defer func() { row = c.row }()
+		c.expire()
+		switch {
+		case c.row.Holder != "":
+			return &runnel.WakeHeldError{Subscription: id, Holder: c.row.Holder, Generation: c.row.Generation}
+		case len(o.pending) == 0 || c.row.Linking:
+			return runnel.ErrNoWork
+		case c.row.WakeID == "":
+			c.begin()
+		}
+		c.row.Holder, c.row.Deadline = worker, c.t.micros+s.ttl()
+		c.save()
+		return nil
+	})
+	if err != nil {
+		return runnel.Wake{}, err
+	}
+	s.kickAt(row.Deadline)
+	return s.wake(ctx, &row, o)
+}
+
+// wake describes the wake in flight: first the streams that have work, then others.
+func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlook) (runnel.Wake, error) {
+	w := runnel.Wake{
+		WakeRef:  runnel.WakeRef{Store: s.of.store, Subscription: s.id, Instance: s.instance, Generation: row.Generation, WakeID: row.WakeID},
+		Streams:  o.pending,
+		LeaseTTL: row.Config.LeaseTTL,
+	}
+	if len(w.Streams) >= runnel.MaxWakeStreams {
+		return w, nil
+	}
+	listed := make(map[string]bool, len(w.Streams))
+	for _, l := range w.Streams {
+		listed[l.Path] = true
+	}
+	for l, err := range s.links(ctx) {
+		if err != nil {
+			return w, err
+		}
+		if !listed[l.Path] {
+			w.Streams = append(w.Streams, l)
+		}
+		if len(w.Streams) >= runnel.MaxWakeStreams {
+			break
+		}
+	}
+	return w, nil
+}
+
+// AckWake stores how far streams have been worked on, all of them or none, and extends the lease, or ends
+// the wake if it is done. It tells whether there is more to do, for which another wake has begun. It fails
+// with runnel.ErrFenced if the wake is not the current one any more, and moves nothing then; with
+// runnel.ErrAck if an ack is behind what was acked, or beyond the tail, or of no stream of the
+// subscription.
+func (e *Engine) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error) {
+	return e.endWake(ctx, ref, acks, done, false)
+}
+
+// ReleaseWake ends a wake of which nothing more was done. It fails with runnel.ErrFenced.
+func (e *Engine) ReleaseWake(ctx context.Context, ref runnel.WakeRef) error {
+	_, err := e.endWake(ctx, ref, nil, true, false)
+	return err
+}
+
+func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done, clip bool) (more bool, err error) {
+	if len(acks) > runnel.MaxSubscriptionStreams {
+		return false, &runnel.InvalidError{What: "acks", Rule: fmt.Sprintf("are %d, the limit is %d", len(acks), runnel.MaxSubscriptionStreams)}
+	}
+	s, err := e.subscriber(ctx, ref.Store, ref.Subscription)
+	if err != nil {
+		return false, err
+	}
+	if s.instance != ref.Instance {
+		return false, &runnel.SubscriptionNotFoundError{ID: ref.Subscription}
+	}
+	if err := s.gate.enter(ctx); err != nil {
+		return false, err
+	}
+	defer s.gate.leave()
+	// Whoever is fenced is told so, and nothing about the streams.
+	if err := s.change(ctx, nil, func(c *change) error { return c.current(ref) }); err != nil {
+		return false, err
+	}
+	moves, err := s.moves(ctx, acks, clip)
+	if err != nil {
+		return false, err
+	}
+	moved := make(map[string]runnel.Sequence, len(moves))
+	paths := make([]string, len(moves))
+	for i := range moves {
+		moved[moves[i].Path], paths[i] = moves[i].Acked, moves[i].Path
+	}
+	var o outlook
+	if done {
+		if o, err = s.look(ctx, 1, moved); err != nil {
+			return false, err
+		}
+	}
+	var row record.Subscription
+	err = s.change(ctx, paths, func(c *change) error {
+		if err := c.current(ref); err != nil {
+			return err
+		}
+		for i := range moves {
+			c.setLink(&moves[i])
+		}
+		c.row.Deadline = c.t.micros + s.ttl()
+		if c.row.Config.Type == runnel.Webhook {
+			c.row.Accepted, c.row.Parked = true, false
+			c.row.Failures, c.row.FailingSince, c.row.NextAttempt = 0, 0, 0
+		}
+		if done {
+			c.clear()
+			if len(o.pending) > 0 {
+				c.begin()
+			}
+		}
+		c.save()
+		row = c.row
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	if done {
+		s.kick() // tells of the next wake, and takes marks back
+	} else {
+		s.kickAt(row.Deadline)
+	}
+	return row.WakeID != "" && done, nil
+}
+
+// moves checks acks, and returns the links as they leave them. An ack of a place again is no mistake. Clip
+// leaves out what has no meaning any more instead of refusing it.
+func (s *subscriber) moves(ctx context.Context, acks []runnel.WakeAck, clip bool) ([]record.Link, error) {
+	var links []record.Link
+	at := make(map[string]int, len(acks))
+	for _, ack := range acks {
+		addr, err := runnel.ParsePath(s.of.store, ack.Path)
+		if err != nil {
+			return nil, &runnel.AckError{Path: ack.Path, Rule: "names no stream"}
+		}
+		l, err := s.storedLink(ctx, ack.Path)
+		if err != nil {
+			return nil, err
+		}
+		glob := linksGlob(&s.config, ack.Path)
+		p, err := s.of.e.place(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		known := l != nil && (l.Explicit || glob) || l == nil && glob && p.id != 0
+		next := record.Link{Path: ack.Path, Segment: p.id, Acked: p.acked(l), Explicit: l != nil && l.Explicit, Glob: glob}
+		i, twice := at[ack.Path]
+		if twice {
+			next = links[i]
+		}
+		rule := ""
+		switch {
+		case !known:
+			rule = "is of no stream of the subscription"
+		case ack.Acked < next.Acked:
+			rule = fmt.Sprintf("goes back from %d to %d", next.Acked, ack.Acked)
+		case ack.Acked > p.tail:
+			rule = fmt.Sprintf("is at %d, beyond the tail, %d", ack.Acked, p.tail)
+		}
+		if rule != "" && clip {
+			continue
+		}
+		if rule != "" {
+			return nil, &runnel.AckError{Path: ack.Path, Rule: rule}
+		}
+		next.Acked = ack.Acked
+		if twice {
+			links[i] = next
+		} else {
+			at[ack.Path] = len(links)
+			links = append(links, next)
+		}
+	}
+	return links, nil
+}
