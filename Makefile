@@ -22,7 +22,7 @@ BENCH ?= .
 COUNT ?= 10
 # TESTFLAGS is added to every go test, for example TESTFLAGS='-run Append -v'.
 TESTFLAGS ?=
-# CONFORMANCEFLAGS is added to the conformance runner, for example --subscriptions.
+# CONFORMANCEFLAGS is added to the conformance runner, for example --driver memory.
 CONFORMANCEFLAGS ?=
 
 GOLANGCI_VERSION := v2.15.0

@@ -48,6 +48,9 @@ type SubscriptionConfig struct {
 	// LeaseTTL is how long a worker may be silent. 0 means DefaultWakeLease.
 	LeaseTTL    time.Duration
 	Description string
+	// Base is the URL of the stream root as the one who created it saw it; webhooks are told of URLs under
+	// it. It does not tell configurations apart.
+	Base string
 }
 
 // Subscription is a durable reader of streams that is woken when there is something to read.
@@ -118,7 +121,7 @@ type WakeAck struct {
 // WebhookDelivery is one attempt to deliver a wake.
 type WebhookDelivery struct {
 	Wake
-	URL          string
+	URL, Base    string
 	Failures     int
 	FailingSince time.Time
 }

@@ -100,6 +100,9 @@ type Config struct {
 	// particular users and a shared cache does not tell users apart. Source: PROTOCOL.md, section 10.1.
 	Private bool
 
+	// Subscriptions serves the paths under __ds. Nil: they are answered with 501.
+	Subscriptions Subscriptions
+
 	// NoRegistry leaves out the __registry__ stream.
 	NoRegistry bool
 	// RegistryReconcile is how old the last comparison of the registry with the streams there are may be

@@ -8,7 +8,7 @@
 // It is an [net/http.Handler] over any [Log], which package engine provides. The path after the prefix is
 // the name of the stream: /v1/stream/a/b/c is segment c of space a/b. It is taken as it is, with escapes
 // decoded, so an escaped slash is a slash; names with empty, "." or ".." elements are refused, nothing is
-// cleaned or redirected. Paths under __ds are reserved and answered with 501.
+// cleaned or redirected. Paths under __ds are those of subscriptions, see below.
 //
 // Where PROTOCOL.md leaves a choice or asks for a word, this is what the package does.
 //

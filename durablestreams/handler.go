@@ -126,6 +126,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	var err error
+	control, isControl := h.controlPath(r)
+	if isControl && control.own() {
+		return h.serveControl(w, r, control)
+	}
 	if h.cfg.Admit != nil {
 		if r, err = h.cfg.Admit(r); err != nil {
 			return err
@@ -134,11 +138,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if !ok || path == "" {
 		return h.serveList(w, r)
 	}
-	if first, _, _ := strings.Cut(path, "/"); first == runnel.ReservedElement {
-		return &wire.Error{
-			Status: http.StatusNotImplemented,
-			Detail: wire.Detail{Code: wire.CodeNotImplemented, Message: "paths under " + runnel.ReservedElement + " are reserved, and nothing is served there"},
-		}
+	if isControl {
+		return h.serveControl(w, r, control)
 	}
 	store, err := h.cfg.Store(r)
 	if err != nil {

@@ -226,7 +226,7 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transac
 		}
 		s, n := e.cost(a.bodies)
 		size += s + 8*rowBytes + len(a.o.StreamSeq) + len(a.o.Key)
-		ops += n + 7
+		ops += n + 6
 		if c := a.o.Create; c != nil {
 			size += 8*rowBytes + len(c.ContentType) + 2*runnel.MaxSpaceBytes
 			ops += 7
@@ -251,6 +251,9 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 	defer sp.leave()
 	rows := heldRows{sp: sp}
 	defer rows.release()
+	if sp.subs.count.Load() > 0 {
+		size, ops = size+len(work.appends)*markBytes, ops+len(work.appends)
+	}
 	for i := range work.appends {
 		a := &work.appends[i]
 		if a.seg, err = e.acquire(ctx, part.Segment(a.name)); err != nil {

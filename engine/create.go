@@ -73,7 +73,7 @@ func (e *Engine) create(ctx context.Context, addr runnel.Segment, o *runnel.Crea
 	bodies, count, _, _ := e.bodies(records)
 	size, ops := e.cost(bodies)
 	size += 16*rowBytes + len(o.ContentType) + 2*runnel.MaxSpaceBytes
-	ops += 13
+	ops += 12
 	if from != nil {
 		size += descriptorBytes(&record.Descriptor{Fork: from.fork})
 	}
@@ -94,6 +94,9 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 	var created runnel.Created
 	var told *state // what the answer describes
 	size += seg.descriptorBytes()
+	if seg.sp.subs.count.Load() > 0 {
+		size, ops = size+markBytes, ops+1
+	}
 	err = seg.sp.write(ctx, size, ops, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry

@@ -152,7 +152,7 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 	}
 	s.kickAt(row.Attempt)
 	w, err := s.wake(ctx, &row, o)
-	d := runnel.WebhookDelivery{Wake: w, URL: row.Config.WebhookURL, Failures: int(row.Failures)}
+	d := runnel.WebhookDelivery{Wake: w, URL: row.Config.WebhookURL, Base: row.Config.Base, Failures: int(row.Failures)}
 	if row.FailingSince > 0 {
 		d.FailingSince = time.UnixMicro(row.FailingSince).UTC()
 	}

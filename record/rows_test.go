@@ -55,6 +55,19 @@ var someLease = record.Lease{
 	Metadata: map[string]string{"host": "a", "empty": "", "": "no name"},
 }
 
+var someSubscription = record.Subscription{
+	Instance: 1<<63 - 1,
+	Config: runnel.SubscriptionConfig{
+		Type: runnel.Webhook, Pattern: "events/**", Streams: []string{"a", "b/c"}, WebhookURL: "https://example.com/hook", WakeStream: "wake/pool",
+		LeaseTTL: 30 * time.Second, Description: "all of it", Base: "http://localhost:4437/v1/stream",
+	},
+	Created: 1_700_000_000_000_000, Linking: true, Generation: 7, WakeID: "w_1", Holder: "worker-7", Deadline: 1_700_000_030_000_000,
+	Attempt: 1_700_000_031_000_000, Engine: "0123", Accepted: true, Parked: true,
+	Failures: 3, FailingSince: 1_700_000_000_000_001, NextAttempt: 1_700_000_060_000_000, LastStatus: 503, LastReason: "no",
+}
+
+var someLink = record.Link{Path: "a/b", Segment: 42, Acked: 7, Explicit: true, Glob: true, Updated: 1_700_000_000_000_000}
+
 var someKey = record.Key{First: 8, Tail: 9, Position: 77, Micros: 1_700_000_000_000_000, Sum: 1<<63 + 5, Closed: true}
 
 var someItem = record.Item{
@@ -224,6 +237,14 @@ func FuzzDecodeCursor(f *testing.F) {
 	fuzzRow(f, []record.Cursor{someCursor, {}}, encodeCursor, record.DecodeCursor)
 }
 
+func FuzzDecodeSubscription(f *testing.F) {
+	fuzzRow(f, []record.Subscription{someSubscription, {}}, encodeSubscription, record.DecodeSubscription)
+}
+
+func FuzzDecodeLink(f *testing.F) {
+	fuzzRow(f, []record.Link{someLink, {}}, encodeLink, record.DecodeLink)
+}
+
 func FuzzDecodeLease(f *testing.F) {
 	fuzzRow(f, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 }
@@ -255,3 +276,7 @@ func BenchmarkDecodeDescriptor(b *testing.B) {
 		}
 	}
 }
+
+func encodeSubscription(s *record.Subscription) []byte { return s.Append(nil) }
+
+func encodeLink(l *record.Link) []byte { return l.Append(nil) }

@@ -61,7 +61,8 @@ func (s *Subscription) Append(dst []byte) []byte {
 	dst = appendUint(dst, 20, uint64(s.FailingSince))
 	dst = appendUint(dst, 21, uint64(s.NextAttempt))
 	dst = appendUint(dst, 22, s.LastStatus)
-	return appendText(dst, 23, s.LastReason)
+	dst = appendText(dst, 23, s.LastReason)
+	return appendText(dst, 24, s.Config.Base)
 }
 
 // DecodeSubscription reads the row. The error matches ErrCorrupt.
@@ -115,6 +116,8 @@ func DecodeSubscription(value []byte) (Subscription, error) {
 			s.LastStatus = f.uint
 		case 23:
 			s.LastReason = string(f.bytes)
+		case 24:
+			s.Config.Base = string(f.bytes)
 		}
 	})
 	return s, err

@@ -68,6 +68,9 @@ type Detail struct {
 	// Free and Keep are the bytes of storage that are free, and that must stay free.
 	Free *int64 `json:"free,omitempty"`
 	Keep *int64 `json:"keep,omitempty"`
+	// CurrentHolder is the worker that holds the lease of a subscription, and Generation that of its wake.
+	CurrentHolder string `json:"current_holder,omitempty"`
+	Generation    uint64 `json:"generation,omitempty"`
 	// RetryAfter is when a retry is worth it, in seconds.
 	RetryAfter int `json:"retry_after,omitempty"`
 }

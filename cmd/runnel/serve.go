@@ -180,7 +180,20 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
 
-	streams := c.newStreams(eng, who, log)
+	subs, webhooks, err := c.newSubscriptions(eng, who, log)
+	if err != nil {
+		return err
+	}
+	sendUntil, stopSending := context.WithCancel(context.Background())
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		webhooks.Run(sendUntil)
+	}()
+	defer func() { <-sent }()
+	defer stopSending()
+
+	streams := c.newStreams(eng, subs, who, log)
 	sessions, mounted := c.newSessions(eng, who, log)
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
@@ -315,8 +328,9 @@ func named(what string, err error) error {
 }
 
 // newStreams returns the handler of Durable Streams, behind a guard if there is anybody who says who asks.
-func (c *serveCmd) newStreams(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
+func (c *serveCmd) newStreams(eng *engine.Engine, subs *subscriptions, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
 	cfg := c.streamsConfig(log)
+	cfg.Subscriptions = subs
 	if who == nil {
 		return durablestreams.New(eng, cfg)
 	}

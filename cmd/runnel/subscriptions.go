@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/auth"
+	"github.com/runnelhq/runnel/durablestreams"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/webhook"
+)
+
+// subscriptions joins the engine, which keeps subscriptions, with the keys and the policy of webhooks. It
+// is what the control paths are served from.
+type subscriptions struct {
+	*engine.Engine
+	keys   *webhook.Keys
+	policy *webhook.Policy
+	guards bool // somebody is asked for
+}
+
+// newSubscriptions returns it, and what sends the webhooks.
+func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) (*subscriptions, *webhook.Dispatcher, error) {
+	policy, err := c.Webhook.policy()
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := c.Webhook.config(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys := webhook.NewKeys(vault{eng}, webhook.KeysConfig{})
+	s := &subscriptions{Engine: eng, keys: keys, policy: policy, guards: who != nil}
+	return s, webhook.NewDispatcher(outbox{eng}, keys, policy, cfg), nil
+}
+
+// may checks that whoever asks may do something to the subscriptions of a store.
+func (s *subscriptions) may(ctx context.Context, action string, needs auth.Verb, store runnel.Store, id string) error {
+	if !s.guards {
+		return nil
+	}
+	return auth.Check(ctx, auth.Request{Action: action + " subscription " + id + " of", Needs: needs, Kind: "the root space", Store: store})
+}
+
+func (s *subscriptions) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
+	if err := s.may(ctx, "create", auth.Admin, store, id); err != nil {
+		return runnel.Subscription{}, false, err
+	}
+	return s.Engine.CreateSubscription(ctx, store, id, config)
+}
+
+func (s *subscriptions) Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error) {
+	if err := s.may(ctx, "read", auth.Read, store, id); err != nil {
+		return runnel.Subscription{}, err
+	}
+	return s.Engine.Subscription(ctx, store, id)
+}
+
+func (s *subscriptions) Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error] {
+	if err := s.may(ctx, "list", auth.Read, store, ""); err != nil {
+		return func(yield func(runnel.Subscription, error) bool) { yield(runnel.Subscription{}, err) }
+	}
+	return s.Engine.Subscriptions(ctx, store, after)
+}
+
+func (s *subscriptions) DeleteSubscription(ctx context.Context, store runnel.Store, id string) error {
+	if err := s.may(ctx, "delete", auth.Admin, store, id); err != nil {
+		return err
+	}
+	return s.Engine.DeleteSubscription(ctx, store, id)
+}
+
+func (s *subscriptions) LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error {
+	if err := s.may(ctx, "link streams to", auth.Admin, store, id); err != nil {
+		return err
+	}
+	return s.Engine.LinkStreams(ctx, store, id, paths)
+}
+
+func (s *subscriptions) UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error {
+	if err := s.may(ctx, "unlink a stream from", auth.Admin, store, id); err != nil {
+		return err
+	}
+	return s.Engine.UnlinkStream(ctx, store, id, path)
+}
+
+func (s *subscriptions) ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error) {
+	if err := s.may(ctx, "claim", auth.Write, store, id); err != nil {
+		return runnel.Wake{}, err
+	}
+	return s.Engine.ClaimWake(ctx, store, id, worker)
+}
+
+func (s *subscriptions) ReplayDelivery(ctx context.Context, store runnel.Store, id string) error {
+	if err := s.may(ctx, "replay", auth.Admin, store, id); err != nil {
+		return err
+	}
+	return s.Engine.ReplayDelivery(ctx, store, id)
+}
+
+func (s *subscriptions) CheckWebhook(raw string) (string, error) { return s.policy.CheckURL(raw) }
+
+func (s *subscriptions) KeySet(ctx context.Context, store runnel.Store) ([]byte, error) {
+	return s.keys.JWKS(ctx, store)
+}
+
+func (s *subscriptions) SigningKey(ctx context.Context, store runnel.Store) (string, error) {
+	return s.keys.SigningKey(ctx, store)
+}
+
+func (s *subscriptions) ClaimToken(ctx context.Context, ref runnel.WakeRef) (string, error) {
+	return s.keys.Token(ctx, webhook.ClaimToken, wakeOf(ref))
+}
+
+func (s *subscriptions) VerifyToken(ctx context.Context, callback bool, token string) (runnel.WakeRef, error) {
+	kind := webhook.ClaimToken
+	if callback {
+		kind = webhook.CallbackToken
+	}
+	w, err := s.keys.VerifyToken(ctx, kind, token)
+	switch {
+	case errors.Is(err, webhook.ErrTokenExpired):
+		return runnel.WakeRef{}, durablestreams.ErrTokenExpired
+	case errors.Is(err, webhook.ErrTokenInvalid):
+		return runnel.WakeRef{}, runnel.ErrUnauthorized
+	}
+	return refOf(w), err
+}
+
+func wakeOf(r runnel.WakeRef) webhook.Wake {
+	return webhook.Wake{
+		Key: webhook.Key{Store: r.Store, Subscription: r.Subscription}, Instance: r.Instance, Generation: r.Generation, WakeID: r.WakeID,
+	}
+}
+
+func refOf(w webhook.Wake) runnel.WakeRef {
+	return runnel.WakeRef{Store: w.Store, Subscription: w.Subscription, Instance: w.Instance, Generation: w.Generation, WakeID: w.WakeID}
+}
+
+// vault keeps the keys of webhooks in the log.
+type vault struct{ eng *engine.Engine }
+
+func (v vault) LoadKeys(ctx context.Context, store runnel.Store) ([]byte, uint64, error) {
+	return v.eng.LoadKeys(ctx, store)
+}
+
+func (v vault) StoreKeys(ctx context.Context, store runnel.Store, data []byte, version uint64) error {
+	err := v.eng.StoreKeys(ctx, store, data, version)
+	if errors.Is(err, runnel.ErrFenced) {
+		return webhook.ErrMoved
+	}
+	return err
+}
+
+// outbox shows a dispatcher the wakes of webhook subscriptions.
+type outbox struct{ eng *engine.Engine }
+
+func (o outbox) Pending(ctx context.Context) iter.Seq2[webhook.Pending, error] {
+	return func(yield func(webhook.Pending, error) bool) {
+		for p := range o.eng.WebhookPending(ctx) {
+			key := webhook.Key{Store: p.Store, Subscription: p.Subscription}
+			if !yield(webhook.Pending{Key: key, URL: p.URL, Due: p.Due, Generation: p.Generation}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (o outbox) Claim(ctx context.Context, key webhook.Key, until time.Time) (webhook.Delivery, error) {
+	d, err := o.eng.ClaimDelivery(ctx, key.Store, key.Subscription, until)
+	if err != nil {
+		return webhook.Delivery{}, gone(err)
+	}
+	streams := make([]webhook.Stream, 0, len(d.Streams))
+	for _, l := range d.Streams {
+		kind := "glob"
+		if l.Explicit {
+			kind = "explicit"
+		}
+		streams = append(streams, webhook.Stream{
+			Path: l.Path, LinkType: kind, AckedOffset: l.Acked.Offset(), TailOffset: l.Tail.Offset(), HasPending: l.Pending(),
+		})
+	}
+	return webhook.Delivery{
+		Wake: wakeOf(d.WakeRef), URL: d.URL, Streams: streams, LeaseTTL: d.LeaseTTL, Failures: d.Failures, FailingSince: d.FailingSince,
+		CallbackURL: d.Base + "/" + runnel.ReservedElement + "/subscriptions/" + url.PathEscape(d.Subscription) + "/callback",
+	}, nil
+}
+
+func (o outbox) Settle(ctx context.Context, d webhook.Delivery, out webhook.Outcome) error {
+	delivery := runnel.WebhookDelivery{Wake: runnel.Wake{WakeRef: refOf(d.Wake)}}
+	for _, s := range d.Streams {
+		tail, err := runnel.ParseOffset(s.TailOffset)
+		if err != nil {
+			return err
+		}
+		delivery.Streams = append(delivery.Streams, runnel.SubscriptionLink{Path: s.Path, Tail: tail})
+	}
+	results := map[webhook.Result]runnel.WebhookResult{
+		webhook.Done: runnel.WebhookDone, webhook.Accepted: runnel.WebhookAccepted,
+		webhook.Retry: runnel.WebhookRetry, webhook.Parked: runnel.WebhookParked,
+	}
+	return gone(o.eng.SettleDelivery(ctx, delivery, runnel.WebhookOutcome{
+		Result: results[out.Result], Status: out.Status, Reason: out.Reason,
+		Failures: out.Failures, FailingSince: out.FailingSince, NextAttempt: out.Next,
+	}))
+}
+
+// gone translates what says that a delivery is not to be made any more.
+func gone(err error) error {
+	if errors.Is(err, runnel.ErrFenced) || errors.Is(err, runnel.ErrNotFound) {
+		return webhook.ErrGone
+	}
+	return err
+}

@@ -1,0 +1,271 @@
+package engine_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/memory"
+)
+
+var noStore runnel.Store
+
+// subscribed is an engine with a pull-wake subscription to events/**.
+type subscribed struct {
+	*testing.T
+	*engine.Engine
+}
+
+func subscribe(t *testing.T, driver *memory.Driver, pattern string) *subscribed {
+	t.Helper()
+	e, err := engine.Open(driver, engine.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	s := &subscribed{t, e}
+	s.make("wake/pool", runnel.CreateOptions{ContentType: "application/json"})
+	if _, _, err := e.CreateSubscription(t.Context(), noStore, "sub", runnel.SubscriptionConfig{
+		Type: runnel.PullWake, Pattern: pattern, WakeStream: "wake/pool", LeaseTTL: time.Second,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *subscribed) path(path string) runnel.Segment {
+	s.Helper()
+	seg, err := runnel.ParsePath(noStore, path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return seg
+}
+
+func (s *subscribed) make(path string, o runnel.CreateOptions) {
+	s.Helper()
+	if _, err := s.Create(s.Context(), s.path(path), o); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *subscribed) put(path string) {
+	s.Helper()
+	if _, err := s.Append(s.Context(), s.path(path), runnel.AppendOptions{Create: &runnel.CreateOptions{}}, runnel.Record{Payload: []byte("x")}); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *subscribed) wakes() []string {
+	s.Helper()
+	synctest.Wait()
+	view, err := s.Read(s.Context(), s.path("wake/pool"), 0, 0)
+	if err != nil {
+		s.Fatal(err)
+	}
+	var all []string
+	for batch, err := range view.Batches {
+		if err != nil {
+			s.Fatal(err)
+		}
+		for i := range batch.Len() {
+			all = append(all, string(batch.Entry(i).Payload))
+		}
+	}
+	return all
+}
+
+func (s *subscribed) claim(worker string) runnel.Wake {
+	s.Helper()
+	w, err := s.ClaimWake(s.Context(), noStore, "sub", worker)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return w
+}
+
+func (s *subscribed) ack(w runnel.Wake, path string, at runnel.Sequence, done bool) bool {
+	s.Helper()
+	more, err := s.AckWake(s.Context(), w.WakeRef, []runnel.WakeAck{{Path: path, Acked: at}}, done)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return more
+}
+
+func TestAppendsWakeASubscriptionOnceUntilTheyAreAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		s.put("events/a")
+		s.put("events/b")
+		s.put("other/a")
+		if got := s.wakes(); len(got) != 1 || !strings.Contains(got[0], `"generation":1`) {
+			t.Fatal(got)
+		}
+		w := s.claim("one")
+		if len(w.Streams) != 2 || w.Generation != 1 || !w.Streams[0].Pending() {
+			t.Fatal(w)
+		}
+		var held *runnel.WakeHeldError
+		if _, err := s.ClaimWake(t.Context(), noStore, "sub", "two"); !errors.As(err, &held) || held.Holder != "one" {
+			t.Fatal(err)
+		}
+		if more := s.ack(w, "events/a", 2, true); !more {
+			t.Fatal("events/b has work")
+		}
+		if got := s.wakes(); len(got) != 2 {
+			t.Fatal(got)
+		}
+		w = s.claim("two")
+		if more := s.ack(w, "events/b", 1, true); more {
+			t.Fatal("there is no more work")
+		}
+		if got := s.wakes(); len(got) != 2 {
+			t.Fatal(got)
+		}
+		if _, err := s.ClaimWake(t.Context(), noStore, "sub", "two"); !errors.Is(err, runnel.ErrNoWork) {
+			t.Fatal(err)
+		}
+		s.put("events/a")
+		if got := s.wakes(); len(got) != 3 {
+			t.Fatal(got)
+		}
+	})
+}
+
+func TestALeaseThatEndsFencesItsHolderAndBeginsTheNextWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		s.wakes()
+		w := s.claim("one")
+		time.Sleep(900 * time.Millisecond) //nolint:forbidigo // time is fake
+		s.ack(w, "events/a", 0, false)     // a heartbeat
+		time.Sleep(900 * time.Millisecond) //nolint:forbidigo // time is fake
+		s.ack(w, "events/a", 0, false)
+		time.Sleep(1100 * time.Millisecond) //nolint:forbidigo // time is fake
+		_, err := s.AckWake(t.Context(), w.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 1}}, true)
+		if !errors.Is(err, runnel.ErrFenced) {
+			t.Fatal(err)
+		}
+		if got := s.wakes(); len(got) != 2 || !strings.Contains(got[1], `"generation":2`) {
+			t.Fatal(got)
+		}
+		next := s.claim("two")
+		if next.Generation != 2 || next.Streams[0].Acked != 0 {
+			t.Fatal(next)
+		}
+	})
+}
+
+func TestSubscriptionsSurviveARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := new(memory.Driver)
+		s := subscribe(t, driver, "events/**")
+		s.put("events/a")
+		s.wakes()
+		w := s.claim("one")
+		s.ack(w, "events/a", 1, false)
+		s.put("events/a")
+		s.put("events/deep/b")
+		s.Close()
+		e, err := engine.Open(driver, engine.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		s = &subscribed{t, e}
+		synctest.Wait()
+		var held *runnel.WakeHeldError
+		if _, err := s.ClaimWake(t.Context(), noStore, "sub", "two"); !errors.As(err, &held) {
+			t.Fatal(err)
+		}
+		if more := s.ack(w, "events/a", 2, true); !more {
+			t.Fatal("events/deep/b has work")
+		}
+		if got := s.wakes(); len(got) != 2 {
+			t.Fatal(got)
+		}
+		next := s.claim("two")
+		if next.Generation != 2 || next.Streams[0].Path != "events/deep/b" || next.Streams[0].Acked != 0 {
+			t.Fatal(next)
+		}
+	})
+}
+
+func TestStreamsThatWereThereAreLinkedAtTheirTails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := new(memory.Driver)
+		e, _ := engine.Open(driver, engine.Config{})
+		s := &subscribed{t, e}
+		s.put("events/old")
+		s.put("events/old")
+		e.Close()
+		s = subscribe(t, driver, "events/*")
+		if got := s.wakes(); len(got) != 0 {
+			t.Fatal(got)
+		}
+		s.put("events/old")
+		s.put("events/new")
+		w := s.claim("one")
+		got := map[string]runnel.SubscriptionLink{}
+		for _, l := range w.Streams {
+			got[l.Path] = l
+		}
+		if got["events/old"].Acked != 2 || got["events/new"].Acked != 0 {
+			t.Fatal(got)
+		}
+	})
+}
+
+func TestADeletedSubscriptionMovesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		w := s.claim("one")
+		if err := s.DeleteSubscription(t.Context(), noStore, "sub"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.AckWake(t.Context(), w.WakeRef, nil, true); !errors.Is(err, runnel.ErrNotFound) {
+			t.Fatal(err)
+		}
+		s.put("events/a")
+	})
+}
+
+func TestPatterns(t *testing.T) {
+	for _, c := range []struct {
+		pattern, path string
+		want          bool
+	}{
+		{"events/*", "events/a", true},
+		{"events/*", "events", false},
+		{"events/*", "events/a/b", false},
+		{"events/**", "events", true},
+		{"events/**", "events/a/b", true},
+		{"**", "a", true},
+		{"**/z", "z", true},
+		{"**/z", "a/b/z", true},
+		{"**/z", "a/z/b", false},
+		{"a/**/m/*/z", "a/m/m/x/z", true},
+		{"a/**/m/*/z", "a/m/x/y/z", false},
+		{"a/b", "a/b", true},
+		{"a/*b", "a/xb", false},
+	} {
+		if got := runnel.MatchPattern(c.pattern, c.path); got != c.want {
+			t.Errorf("%s %s: %v", c.pattern, c.path, got)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), c.pattern)
+			s.put(c.path)
+			if got := len(s.wakes()) == 1; got != c.want {
+				t.Errorf("the index: %s %s: %v", c.pattern, c.path, got)
+			}
+		})
+	}
+}
