@@ -60,7 +60,7 @@ func (e *Engine) Commit(ctx context.Context, space runnel.Space, writes ...runne
 // and others are not, the commit is refused with runnel.ErrInvalid; if all are, it is answered as
 // before, and no cursor moves again.
 func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Transaction) (runnel.Committed, error) {
-	work := transaction{appends: make([]appending, len(tr.Writes)), moves: make([]moving, len(tr.Cursors)), fences: tr.Fences}
+	work := transaction{appends: make([]appending, len(tr.Writes)+len(tr.Items)), moves: make([]moving, len(tr.Cursors)), fences: tr.Fences}
 	written := make(map[string]bool, len(tr.Writes))
 	for i := range tr.Writes {
 		w := &tr.Writes[i]
@@ -70,6 +70,17 @@ func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Tra
 		written[w.Segment] = true
 		work.appends[i] = appending{name: w.Segment, o: &w.Options}
 		if err := work.appends[i].encode(e, w.Records); err != nil {
+			return runnel.Committed{}, err
+		}
+	}
+	items := work.appends[len(tr.Writes):]
+	for i := range tr.Items {
+		w := &tr.Items[i]
+		if written[w.Segment] {
+			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", w.Segment)}
+		}
+		written[w.Segment] = true
+		if err := e.itemWriting(&items[i], w); err != nil {
 			return runnel.Committed{}, err
 		}
 	}
@@ -94,9 +105,12 @@ func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Tra
 	if err := e.commitAll(ctx, space, &work); err != nil {
 		return runnel.Committed{}, err
 	}
-	c := runnel.Committed{Appended: make([]runnel.Appended, len(work.appends))}
-	for i := range work.appends {
+	c := runnel.Committed{Appended: make([]runnel.Appended, len(tr.Writes))}
+	for i := range tr.Writes {
 		c.Appended[i] = work.appends[i].result
+	}
+	for i := range items {
+		c.Items = append(c.Items, runnel.ItemsWritten{Appended: items[i].result, Results: items[i].results})
 	}
 	return c, nil
 }
@@ -121,6 +135,8 @@ type appending struct {
 	creates   bool
 	duplicate bool
 	result    runnel.Appended
+
+	folding
 }
 
 // encode checks what does not depend on the segment, and builds the bodies of the runs.
@@ -151,6 +167,7 @@ func (a *appending) encode(e *Engine, records []runnel.Record) error {
 		return &runnel.TooLargeError{What: "stream sequence", Limit: runnel.MaxStreamSeqBytes, Got: int64(len(a.o.StreamSeq))}
 	}
 	a.bodies, a.count, a.bytes, a.most = e.bodies(records)
+	a.records = records
 	return nil
 }
 
@@ -263,6 +280,9 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 		if err := a.load(ctx, &rows); err != nil {
 			return err
 		}
+		s, n := a.itemsRoom()
+		size += s
+		ops += n
 		if a.o.Close {
 			size += a.seg.descriptorBytes()
 		}
@@ -306,12 +326,15 @@ func (work *transaction) looksTwice() bool {
 	if len(work.appends) != 1 || len(work.moves)+len(work.fences) > 0 {
 		return true
 	}
-	o := work.appends[0].o
-	return o.Producer != nil || o.Key != ""
+	a := &work.appends[0]
+	return a.o.Producer != nil || a.o.Key != "" || a.items
 }
 
 // load brings into memory what the append is checked against.
 func (a *appending) load(ctx context.Context, rows *heldRows) error {
+	if err := a.loadItems(ctx, rows); err != nil {
+		return err
+	}
 	if p := a.o.Producer; p != nil {
 		return a.seg.loadProducer(ctx, p.ID)
 	}
@@ -418,7 +441,10 @@ func (a *appending) check(t *tx) error {
 	addr := a.seg.addr()
 	if o.Create != nil && st.life(t.micros) == lifeNone {
 		a.creates = true
-		return a.checkNew(t, addr)
+		if err := a.checkNew(t, addr); err != nil {
+			return err
+		}
+		return a.checkItems(t, st)
 	}
 	if err := t.live(a.seg, addr); err != nil {
 		return err
@@ -461,7 +487,7 @@ func (a *appending) check(t *tx) error {
 	if st.tail+runnel.Sequence(a.count) > runnel.MaxSequence-1 {
 		return &runnel.InvalidError{What: "append", Rule: fmt.Sprintf("would pass the last sequence, %d", runnel.MaxSequence-1)}
 	}
-	return nil
+	return a.checkItems(t, st)
 }
 
 // checkNew decides whether an append may make its segment.
@@ -473,12 +499,8 @@ func (a *appending) checkNew(t *tx, addr runnel.Segment) error {
 			return err
 		}
 	}
-	contentType := o.Create.ContentType
-	if contentType == "" {
-		contentType = DefaultContentType
-	}
-	if a.count > 0 && o.ContentType != "" && runnel.MediaType(o.ContentType) != runnel.MediaType(contentType) {
-		return &runnel.ContentTypeError{Segment: addr, Have: contentType, Got: o.ContentType}
+	if have := contentType(o.Create); a.count > 0 && o.ContentType != "" && runnel.MediaType(o.ContentType) != runnel.MediaType(have) {
+		return &runnel.ContentTypeError{Segment: addr, Have: have, Got: o.ContentType}
 	}
 	if o.Expect != nil && *o.Expect != 0 {
 		return &runnel.TailMovedError{Segment: addr, Want: *o.Expect}
@@ -511,11 +533,17 @@ func (a *appending) checkKey(t *tx, st *state, addr runnel.Segment) (known bool,
 		First: k.First, Tail: k.Tail, Position: k.Position, Time: time.UnixMicro(k.Micros).UTC(),
 		Duplicate: true, Closed: k.Closed,
 	}
+	if a.writes != nil {
+		return true, a.repeated(t)
+	}
 	return true, nil
 }
 
 // sum tells what is appended from anything else.
 func (a *appending) sum() uint64 {
+	if a.writes != nil {
+		return a.writes.Sum
+	}
 	sum := uint64(0)
 	for _, b := range a.bodies {
 		sum = sum*31 + b.Sum()
@@ -571,15 +599,23 @@ func (a *appending) checkProducer(t *tx, st *state, known *producer) error {
 func (a *appending) stage(t *tx, transaction runnel.Position) {
 	seg, o := a.seg, a.o
 	a.result = runnel.Appended{Created: a.creates}
+	if a.nothing {
+		a.result.Tail = seg.staged.tail
+		return
+	}
 	if a.creates {
 		t.expire(seg)
-		t.create(seg, o.Create, nil, nil)
+		t.create(seg, o.Create, nil, nil, nil)
 		t.b.events = append(t.b.events, runnel.Event{Info: seg.staged.info(seg.addr())})
 	}
 	if a.count > 0 {
 		first, position := t.append(seg, a.bodies, transaction)
 		a.result.First, a.result.Position = first, position
 		a.result.Time = time.UnixMicro(t.micros).UTC()
+		if seg.staged.desc.Items {
+			t.foldItems(seg, a.entries, first)
+			a.written(t)
+		}
 	}
 	st := seg.staged
 	st.inc.renew(t.micros)
@@ -642,7 +678,7 @@ func (t *tx) append(seg *segment, bodies []*record.Body, transaction runnel.Posi
 		place.Position += runnel.Position(b.Len())
 		place.BytesBefore += b.PayloadBytes()
 	}
-	at := t.set(seg, &state{desc: st.desc, mutable: st.mutable, inc: st.inc, tail: place.First - 1, bytes: place.BytesBefore})
+	at := t.set(seg, &state{desc: st.desc, mutable: st.mutable, inc: st.inc, tail: place.First - 1, bytes: place.BytesBefore, lead: st.lead})
 	if at.runs == nil {
 		at.runs = runs
 	} else {

@@ -34,6 +34,11 @@ type cleaner struct {
 	forks  map[storage.Partition]struct{} // may hold references that no fork names
 	swept  bool                           // all partitions have been searched for such references
 	vacuum vacuum
+	// items says when an item of a partition is due, in microseconds, and nextItem the first of these times,
+	// 0 for none. rewind is told when it has become earlier.
+	items    map[storage.Partition]int64
+	nextItem int64
+	rewind   chan struct{}
 }
 
 type trimKey struct {
@@ -56,6 +61,8 @@ func (c *cleaner) start(e *Engine) {
 	c.trims = make(map[trimKey]struct{})
 	c.renews = make(map[trimKey]int64)
 	c.forks = make(map[storage.Partition]struct{})
+	c.items = make(map[storage.Partition]int64)
+	c.rewind = make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(e.ctx)
 	c.cancel = cancel
 	go c.run(ctx)
@@ -107,10 +114,20 @@ func (c *cleaner) run(ctx context.Context) {
 	if interval < 0 {
 		timer.Stop()
 	}
+	items := time.NewTimer(time.Hour)
+	defer items.Stop()
 	for {
+		if wait, ok := c.untilItem(); ok && interval >= 0 {
+			items.Reset(wait)
+		} else {
+			items.Stop()
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-c.rewind:
+		case <-items.C:
+			c.itemsWork(ctx)
 		case <-c.wake:
 			c.work(ctx)
 		case <-timer.C:
@@ -138,12 +155,13 @@ func (c *cleaner) work(ctx context.Context) {
 	for _, key := range slices.SortedFunc(maps.Keys(trims), byPath) {
 		c.report(ctx, "trim", key.addr.String(), again(func() error { return c.e.trim(ctx, key.addr, key.id) }))
 	}
-	byName := func(a, b storage.Partition) int {
-		return cmp.Or(bytes.Compare(a.Store[:], b.Store[:]), strings.Compare(a.Name, b.Name))
-	}
-	for _, part := range slices.SortedFunc(maps.Keys(untidy), byName) {
+	for _, part := range slices.SortedFunc(maps.Keys(untidy), comparePartitions) {
 		c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 	}
+}
+
+func comparePartitions(a, b storage.Partition) int {
+	return cmp.Or(bytes.Compare(a.Store[:], b.Store[:]), strings.Compare(a.Name, b.Name))
 }
 
 func again(try func() error) error {
@@ -177,6 +195,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			}
 			c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 			c.report(ctx, "sweep", part.Name, c.due(ctx, part))
+			c.report(ctx, "items", part.Name, c.sweepItems(ctx, part))
 			c.report(ctx, "references", part.Name, c.references(ctx, part))
 			c.report(ctx, "leases", part.Name, c.e.expiredLeases(ctx, part))
 			c.report(ctx, "vacuum", part.Name, c.vacuum.run(ctx, c.e, part))
@@ -223,7 +242,7 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	}
 	var done [][]byte
 	for _, id := range trash {
-		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyLink} {
+		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyLink, keyItem} {
 			if done, err = c.e.drop(ctx, part, segmentRange(kind, id), done); err != nil {
 				return err
 			}

@@ -51,7 +51,39 @@ func checkCreate(o *runnel.CreateOptions) error {
 	if o.Retention.Age < 0 {
 		return &runnel.InvalidError{What: "retention age", Rule: "must not be negative"}
 	}
+	if o.Items {
+		if err := checkItemSegment(o); err != nil {
+			return err
+		}
+	}
 	return fit(o.Records, o.Retention)
+}
+
+// checkItemSegment checks what only holds for item segments.
+func checkItemSegment(o *runnel.CreateOptions) error {
+	rule := ""
+	switch {
+	case o.ContentType != "" && !runnel.IsJSON(o.ContentType):
+		rule = fmt.Sprintf("must have the content type application/json, not %q", o.ContentType)
+	case o.Fork != nil:
+		rule = "cannot be a fork"
+	case o.Retention != (runnel.Retention{}):
+		rule = "cannot bound what it retains"
+	default:
+		return nil
+	}
+	return &runnel.InvalidError{What: "item segment", Rule: rule}
+}
+
+// contentType is that of a segment made with these options and no fork.
+func contentType(o *runnel.CreateOptions) string {
+	switch {
+	case o.ContentType != "":
+		return o.ContentType
+	case o.Items:
+		return "application/json"
+	}
+	return DefaultContentType
 }
 
 // fit returns nil if each of the records can be retained.
@@ -70,22 +102,32 @@ func (e *Engine) create(ctx context.Context, addr runnel.Segment, o *runnel.Crea
 	if from != nil && from.partial != nil {
 		records = append([]runnel.Record{*from.partial}, records...)
 	}
-	bodies, count, _, _ := e.bodies(records)
+	bodies, _, _, _ := e.bodies(records)
 	size, ops := e.cost(bodies)
 	size += 16*rowBytes + len(o.ContentType) + 2*runnel.MaxSpaceBytes
 	ops += 12
 	if from != nil {
 		size += descriptorBytes(&record.Descriptor{Fork: from.fork})
 	}
+	var entries []itemEntry
+	if o.Items {
+		var err error
+		if entries, err = e.parseEntries(records); err != nil {
+			return runnel.Created{}, err
+		}
+		s, n := itemsCost(entries)
+		size += s
+		ops += n
+	}
 	for {
-		created, err := e.tryCreate(ctx, addr, o, from, bodies, count, size, ops)
+		created, err := e.tryCreate(ctx, addr, o, from, bodies, entries, size, ops)
 		if !errors.Is(err, errRetry) {
 			return created, err
 		}
 	}
 }
 
-func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body, count uint64, size, ops int) (runnel.Created, error) {
+func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body, entries []itemEntry, size, ops int) (runnel.Created, error) {
 	seg, err := e.acquire(ctx, addr)
 	if err != nil {
 		return runnel.Created{}, err
@@ -118,7 +160,7 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 			return err
 		}
 		t.expire(seg)
-		t.create(seg, o, from, bodies)
+		t.create(seg, o, from, bodies, entries)
 		told = seg.staged
 		created = runnel.Created{Info: told.info(addr)}
 		t.b.events = append(t.b.events, runnel.Event{Info: created.Info})
@@ -136,7 +178,7 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 }
 
 // create stages a segment where there is none.
-func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body) {
+func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies []*record.Body, entries []itemEntry) {
 	position := t.take(1)
 	desc := &record.Descriptor{
 		ID:          uint64(position),
@@ -144,6 +186,7 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 		Created:     t.micros,
 		Retention:   o.Retention,
 		Closed:      o.Closed,
+		Items:       o.Items,
 	}
 	switch {
 	case o.TTL > 0:
@@ -161,7 +204,7 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 		st.tail, st.bytes = desc.Fork.Base, desc.Fork.BaseBytes
 	}
 	if desc.ContentType == "" {
-		desc.ContentType = DefaultContentType
+		desc.ContentType = contentType(o)
 	}
 	st.inc.retained.start(st)
 	t.set(seg, st)
@@ -173,7 +216,10 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 		t.put(dueKey(due, desc.ID), []byte(seg.name))
 	}
 	if len(bodies) > 0 {
-		t.append(seg, bodies, position)
+		first, _ := t.append(seg, bodies, position)
+		if o.Items {
+			t.foldItems(seg, entries, first)
+		}
 	}
 	if o.Closed {
 		t.change(record.Closed, desc.ID, t.take(1), seg.staged.tail, 0)
@@ -196,15 +242,15 @@ func (st *state) matches(addr runnel.Segment, o *runnel.CreateOptions) error {
 			return differs("fork", forkText(fork), forkText(want))
 		}
 	}
-	contentType := o.ContentType
-	if contentType == "" {
-		contentType = DefaultContentType
-		if fork != nil {
-			contentType = d.ContentType
-		}
+	want := contentType(o)
+	if o.ContentType == "" && fork != nil {
+		want = d.ContentType
 	}
-	if runnel.MediaType(contentType) != runnel.MediaType(d.ContentType) {
-		return differs("content type", d.ContentType, contentType)
+	if runnel.MediaType(want) != runnel.MediaType(d.ContentType) {
+		return differs("content type", d.ContentType, want)
+	}
+	if d.Items != o.Items {
+		return differs("items", strconv.FormatBool(d.Items), strconv.FormatBool(o.Items))
 	}
 	ownExpiry := o.TTL > 0 || o.HasTTL || !o.ExpiresAt.IsZero()
 	if fork == nil || ownExpiry || fork.OwnExpiry {

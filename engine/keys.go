@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/storage"
@@ -24,6 +25,8 @@ const (
 	keyCursor     = 'u' // id, or 0 for the space, cursor's name → record.Cursor
 	keyLease      = 'l' // lease's key → record.Lease
 	keyOnce       = 'k' // id, idempotency key → record.Key
+	keyItem       = 'i' // id, item's type, 0, item's key → record.Item
+	keyItemDue    = 'y' // microseconds, and then as after keyItem → nothing: an item to look at then
 	keyWitness    = 'w' // engine → id of its last commit, microseconds
 )
 
@@ -61,6 +64,24 @@ func cursorKey(id uint64, name string) []byte {
 
 func leaseKey(key string) []byte {
 	return append(append(make([]byte, 0, 1+len(key)), keyLease), key...)
+}
+
+// itemKey is the key of an item whose type is named.
+func itemKey(id uint64, item runnel.ItemKey) []byte {
+	key := append(segmentKey(make([]byte, 0, 10+len(item.Type)+len(item.Key)), keyItem, id), item.Type...)
+	return append(append(key, 0), item.Key...)
+}
+
+// itemOfKey reads what itemKey wrote.
+func itemOfKey(key []byte) runnel.ItemKey {
+	typ, name, _ := strings.Cut(string(key[9:]), "\x00")
+	return runnel.ItemKey{Type: typ, Key: name}
+}
+
+// itemDueKey says when to look at an item, which is named by its key.
+func itemDueKey(micros int64, item []byte) []byte {
+	key := make([]byte, 0, 8+len(item))
+	return append(segmentKey(key, keyItemDue, uint64(max(micros, 0))), item[1:]...)
 }
 
 func mutableKey(id uint64) []byte { return segmentKey(nil, keyMutable, id) }

@@ -16,6 +16,8 @@ type rows struct {
 	forgotten uint64         // how many have left memory
 	held      map[string]int // how many operations need a row to stay in memory
 	most      int            // how many there may be before some are forgotten; 0 is maxRows
+	bytes     int            // of their values
+	mostBytes int            // as most
 }
 
 // row is one of them, as staged.
@@ -24,29 +26,39 @@ type row struct {
 	batch *batch // the one that carries it, nil if it was loaded
 }
 
-// maxRows is how many of them are kept in memory.
-const maxRows = 4096
+// maxRows is how many of them are kept in memory, and maxRowBytes how much their values may take.
+const (
+	maxRows     = 4096
+	maxRowBytes = 256 << 10
+)
 
 // note keeps a row in memory.
 func (r *rows) note(key string, to *row) {
 	if r.known == nil {
 		r.known = make(map[string]*row)
 	}
-	if len(r.known) >= max(r.most, maxRows) && r.known[key] == nil {
+	was := r.known[key]
+	if len(r.known) >= max(r.most, maxRows) && was == nil || r.bytes+len(to.value) > max(r.mostBytes, maxRowBytes) {
 		for key, row := range r.known {
 			if r.held[key] == 0 && (row.batch == nil || row.batch.finished()) {
 				delete(r.known, key)
+				r.bytes -= len(row.value)
 				r.forgotten++
 			}
 		}
-		r.most = 2 * len(r.known) // so that looking for some is little work for each row
+		r.most, r.mostBytes = 2*len(r.known), 2*r.bytes // so that looking for some is little work for each row
+		was = r.known[key]
 	}
+	if was != nil {
+		r.bytes -= len(was.value)
+	}
+	r.bytes += len(to.value)
 	r.known[key] = to
 }
 
 // forget drops all that is in memory.
 func (r *rows) forget() {
-	r.known = nil
+	r.known, r.bytes = nil, 0
 	r.forgotten++
 }
 

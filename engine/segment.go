@@ -41,6 +41,7 @@ type state struct {
 	inc     *incarnation
 	tail    runnel.Sequence
 	bytes   uint64
+	lead    int64 // what the stamps of an item segment are reckoned from
 }
 
 var absent = new(state)
@@ -236,6 +237,9 @@ func (sp *space) readDescribed(ctx context.Context, described []byte) (*state, e
 		st.inc.granted = min(st.inc.granted, sp.e.now())
 	}
 	st.inc.retained.start(st)
+	if desc.Items {
+		return st, sp.readLead(ctx, st)
+	}
 	return st, nil
 }
 
@@ -365,6 +369,7 @@ func (st *state) info(addr runnel.Segment) runnel.Info {
 		Closed:      d.Closed,
 		TTL:         d.TTL,
 		Retention:   d.Retention,
+		Items:       d.Items,
 	}
 	if d.ExpiresAt > 0 {
 		in.ExpiresAt = time.UnixMicro(d.ExpiresAt).UTC()
