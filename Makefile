@@ -85,7 +85,7 @@ conformance: build test/conformance/node_modules/.package-lock.json ## Run the D
 .PHONY: clients
 clients: build chromium test/clients/node_modules/.package-lock.json ## Test with the published JavaScript client and a browser
 	$(call step,clients)
-	cd test/clients && node --test --test-reporter=spec restart.test.mjs browser.test.mjs
+	cd test/clients && node --test --test-reporter=spec restart.test.mjs browser.test.mjs items.test.mjs
 
 .PHONY: cli
 cli: build ## Send a large file through the command line and compare what comes back

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"iter"
 
 	"github.com/runnelhq/runnel"
 )
@@ -34,4 +35,95 @@ func mayWriteItems(ctx context.Context, space runnel.Space, w *runnel.ItemWrites
 		}
 	}
 	return nil
+}
+
+// WriteItems needs write of each item that is written, and of the segment where options to create it are given.
+func (g *Guard) WriteItems(ctx context.Context, space runnel.Space, writes ...runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	if err := known(ctx, nil); err != nil {
+		return nil, err
+	}
+	for i := range writes {
+		if err := mayWriteItems(ctx, space, &writes[i]); err != nil {
+			return nil, err
+		}
+	}
+	return g.log.WriteItems(ctx, space, writes...)
+}
+
+// Item needs read of the item.
+func (g *Guard) Item(ctx context.Context, seg runnel.Segment, key runnel.ItemKey) (runnel.Item, error) {
+	if err := mayDoItem(ctx, "read", Read, seg, key); err != nil {
+		return runnel.Item{}, err
+	}
+	return g.log.Item(ctx, seg, key)
+}
+
+// Items needs read.
+func (g *Guard) Items(ctx context.Context, seg runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error) {
+	if err := mayDo(ctx, "read", Read, seg); err != nil {
+		return runnel.ItemView{}, err
+	}
+	return g.log.Items(ctx, seg, q)
+}
+
+// TailItems needs read.
+func (g *Guard) TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error] {
+	return following(ctx, mayDo(ctx, "read", Read, seg), func(ctx context.Context) iter.Seq2[runnel.ItemBatch, error] {
+		return g.log.TailItems(ctx, seg, id, after)
+	})
+}
+
+// SpaceItems needs read of the space.
+func (g *Guard) SpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, q runnel.ItemQuery) (runnel.SpaceItemView, error) {
+	if err := mayDoIn(ctx, "read", Read, space); err != nil {
+		return runnel.SpaceItemView{}, err
+	}
+	return g.log.SpaceItems(ctx, space, groupPrefix, q)
+}
+
+// TailSpaceItems needs read of the space.
+func (g *Guard) TailSpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return following(ctx, mayDoIn(ctx, "read", Read, space), func(ctx context.Context) iter.Seq2[runnel.ItemBatch, error] {
+		return g.log.TailSpaceItems(ctx, space, groupPrefix, after)
+	})
+}
+
+// ItemGroups leaves out what may not be read.
+func (g *Guard) ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error] {
+	return following(ctx, known(ctx, space.Validate()), func(ctx context.Context) iter.Seq2[runnel.Info, error] {
+		return func(yield func(runnel.Info, error) bool) {
+			for info, err := range g.log.ItemGroups(ctx, space, prefix, after) {
+				if err == nil && mayDo(ctx, "read", Read, info.Segment) != nil {
+					continue
+				}
+				if !yield(info, err) || err != nil {
+					return
+				}
+			}
+		}
+	})
+}
+
+// ItemSpaces leaves out what may not be read.
+func (g *Guard) ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error] {
+	return following(ctx, known(ctx, nil), func(ctx context.Context) iter.Seq2[runnel.Space, error] {
+		return func(yield func(runnel.Space, error) bool) {
+			for space, err := range g.log.ItemSpaces(ctx, store, prefix, after) {
+				if err == nil && mayDoIn(ctx, "read", Read, space) != nil {
+					continue
+				}
+				if !yield(space, err) || err != nil {
+					return
+				}
+			}
+		}
+	})
+}
+
+// DeleteItemSpace needs admin of the space.
+func (g *Guard) DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error) {
+	if err := mayDoIn(ctx, "delete", Admin, space); err != nil {
+		return 0, err
+	}
+	return g.log.DeleteItemSpace(ctx, space)
 }

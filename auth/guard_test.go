@@ -150,6 +150,38 @@ var operations = []operation{
 		_, err := g.Transact(ctx, chats, runnel.Transaction{})
 		return ignore(err, runnel.ErrInvalid)
 	}},
+	{name: "WriteItems", needs: []string{"runnel:write:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.WriteItems(ctx, chats, runnel.ItemWrites{Segment: "room", Writes: []runnel.ItemWrite{{ItemKey: runnel.ItemKey{Key: "alice"}, Value: []byte("1")}}})
+		return err
+	}},
+	{name: "Item", needs: []string{"runnel:read:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.Item(ctx, runnel.Segment{Space: "chats", Name: "room"}, runnel.ItemKey{Key: "alice"})
+		return ignore(err, runnel.ErrNotFound)
+	}},
+	{name: "Items", needs: []string{"runnel:read:chats/room"}, besides: "runnel:read:chats/room#alice", do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.Items(ctx, runnel.Segment{Space: "chats", Name: "room"}, runnel.ItemQuery{})
+		return ignore(err, runnel.ErrNotFound)
+	}},
+	{name: "TailItems", needs: []string{"runnel:read:chats/room"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(first(g.TailItems(ctx, runnel.Segment{Space: "chats", Name: "room"}, 0, 0)), runnel.ErrNotFound)
+	}},
+	{name: "SpaceItems", needs: []string{"runnel:read:chats"}, besides: "runnel:read:chats/42", do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.SpaceItems(ctx, chats, "", runnel.ItemQuery{})
+		return err
+	}},
+	{name: "TailSpaceItems", needs: []string{"runnel:read:chats"}, besides: "runnel:read:chats/42", do: func(ctx context.Context, g *auth.Guard) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		return ignore(first(g.TailSpaceItems(ctx, chats, "", 0)), context.DeadlineExceeded)
+	}},
+	{name: "ItemGroups", listing: true, do: func(ctx context.Context, g *auth.Guard) error { return first(g.ItemGroups(ctx, chats, "", "")) }},
+	{name: "ItemSpaces", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
+		return first(g.ItemSpaces(ctx, runnel.Store{}, "", ""))
+	}},
+	{name: "DeleteItemSpace", needs: []string{"runnel:admin:chats"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.DeleteItemSpace(ctx, chats)
+		return err
+	}},
 	{name: "Delete", needs: []string{"runnel:admin:chats/42"}, do: func(ctx context.Context, g *auth.Guard) error {
 		return g.Delete(ctx, room)
 	}},

@@ -39,6 +39,7 @@ type commands struct {
 	Stat    statCmd    `cmd:"" help:"Describe a stream."`
 	Ls      lsCmd      `cmd:"" help:"List streams."`
 	Rm      rmCmd      `cmd:"" help:"Delete streams."`
+	Items   itemsCmd   `cmd:"" help:"Read, write and watch items."`
 	Token   tokenCmd   `cmd:"" help:"Make, list and revoke tokens, which say who may do what."`
 	Produce produceCmd `cmd:"" group:"Log:" help:"Append records to a segment, with metadata and conditions."`
 	Consume consumeCmd `cmd:"" group:"Log:" help:"Print the entries of a segment, a space or several."`

@@ -25,6 +25,7 @@ import (
 	"github.com/runnelhq/runnel/auth"
 	"github.com/runnelhq/runnel/durablestreams"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/items"
 	"github.com/runnelhq/runnel/session"
 	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/memory"
@@ -59,6 +60,7 @@ type serveCmd struct {
 	AllowOrigin     []string      `help:"Let browsers use the streams from these origins only, separated by commas; otherwise from all." env:"RUNNEL_ALLOW_ORIGIN" placeholder:"ORIGIN"`
 	Private         bool          `help:"Mark answers as private to the client, for caches that do not tell users apart." env:"RUNNEL_PRIVATE"`
 	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
+	Items           itemsFlags    `embed:"" prefix:"items-"`
 	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
 	TLSKey          string        `name:"tls-key" help:"The private key of the certificate in PEM." env:"RUNNEL_TLS_KEY" placeholder:"FILE"`
 	access
@@ -126,6 +128,7 @@ func (c *serveCmd) Validate() error {
 		between("heartbeat", c.Heartbeat, 0, time.Hour),
 		between("drain-timeout", c.DrainTimeout, 0, time.Hour),
 		c.Webhook.validate(),
+		c.Items.validate(),
 	}
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		errs = append(errs, fmt.Errorf("addr must be a host and a port such as 127.0.0.1:4437, got %q", c.Addr))
@@ -169,6 +172,17 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	defer endAccess()
 
+	itemsListener, err := c.listenItems(ctx)
+	if err != nil {
+		return err
+	}
+	if itemsListener != nil {
+		defer func() { _ = itemsListener.Close() }()
+		if err := c.access.admitNobodyElse(itemsListener.Addr(), log); err != nil {
+			return fmt.Errorf("items-addr: %w", err)
+		}
+	}
+
 	driver, err := c.openDriver(log)
 	if err != nil {
 		return err
@@ -195,9 +209,15 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 
 	streams := c.newStreams(eng, subs, who, log)
 	sessions, mounted := c.newSessions(eng, who, log)
+	live := c.newItems(eng, who, log)
+	endTriggers, err := c.startTriggers(eng, log)
+	if err != nil {
+		return err
+	}
+	defer endTriggers()
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
-		Handler:           health.before(at(session.Path, mounted, streams)),
+		Handler:           health.before(withItems(live, at(session.Path, mounted, streams))),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -207,6 +227,8 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	// Not ctx: a request outlives the signal, and is ended by the drain.
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
+	endItems := c.serveItems(server, itemsListener, health.before(live))
+	defer endItems()
 
 	if _, err := fmt.Fprintf(std.out, "runnel listening on %s (%s)\n", c.url(listener.Addr()), c.where()); err != nil {
 		log.Warn("nobody reads standard output", "err", err)
@@ -221,7 +243,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer stopHere()
 	health.draining.Store(true)
 	log.Info("draining", "timeout", c.DrainTimeout)
-	err = c.drain(server, streams, sessions)
+	err = c.drain(server, streams, sessions, live)
 	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
 		err = errors.Join(err, serveErr)
 	}
@@ -243,11 +265,11 @@ func at(path string, one, others http.Handler) http.Handler {
 }
 
 // drain ends live readers, waits for the other requests, and cuts off what is left at the time-out.
-func (c *serveCmd) drain(server *http.Server, streams *durablestreams.Handler, sessions *session.Handler) error {
+func (c *serveCmd) drain(server *http.Server, streams *durablestreams.Handler, sessions *session.Handler, live *items.Handler) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.DrainTimeout)
 	defer cancel()
 	// The listener stays open meanwhile, so that whoever asks /readyz is told.
-	err := errors.Join(sessions.Shutdown(ctx), streams.Shutdown(ctx))
+	err := errors.Join(sessions.Shutdown(ctx), live.Shutdown(ctx), streams.Shutdown(ctx))
 	err = errors.Join(err, server.Shutdown(ctx))
 	if err == nil {
 		return nil
@@ -377,6 +399,11 @@ func (c *serveCmd) listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("addr: %w", err)
 	}
+	return c.secure(listener)
+}
+
+// secure puts TLS before a listener, if there is a certificate.
+func (c *serveCmd) secure(listener net.Listener) (net.Listener, error) {
 	if c.TLSCert == "" {
 		return listener, nil
 	}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/coder/websocket"
+
+	"github.com/runnelhq/runnel/items"
+	"github.com/runnelhq/runnel/wire"
+)
+
+// itemsCmd works with items from the shell.
+type itemsCmd struct {
+	Get    itemsGetCmd    `cmd:"" help:"Print an item, the items of a group, the groups of a stream, or the streams."`
+	Set    itemsSetCmd    `cmd:"" help:"Set an item to a JSON value, from an argument or standard input."`
+	Update itemsUpdateCmd `cmd:"" help:"Apply a JSON list of operations to an item, from an argument or standard input."`
+	Rm     itemsRmCmd     `cmd:"" help:"Delete an item, a group or a stream."`
+	Send   itemsSendCmd   `cmd:"" help:"Send an event to the subscribers of a group."`
+	Watch  itemsWatchCmd  `cmd:"" help:"Print what an item or a group is, and then each change, as it comes."`
+}
+
+type itemsGetCmd struct {
+	Names []string `arg:"" optional:"" help:"STREAM, GROUP and ITEM, as many as there are."`
+	remote
+}
+
+type itemsSetCmd struct {
+	Stream   string `arg:""`
+	Group    string `arg:""`
+	Item     string `arg:""`
+	Value    string `arg:"" optional:"" help:"The JSON value; otherwise standard input."`
+	IfAbsent bool   `help:"Demand that there is no such item."`
+	If       uint64 `help:"Demand that the item is at this version." placeholder:"VERSION"`
+	TTL      string `name:"ttl" help:"Let the item go away after so many seconds." placeholder:"SECONDS"`
+	remote
+}
+
+type itemsUpdateCmd struct {
+	Stream string `arg:""`
+	Group  string `arg:""`
+	Item   string `arg:""`
+	Ops    string `arg:"" optional:"" help:"The list, such as '[{\"type\":\"increment\",\"path\":\"n\",\"by\":1}]'; otherwise standard input."`
+	remote
+}
+
+type itemsRmCmd struct {
+	Stream string `arg:""`
+	Group  string `arg:"" optional:""`
+	Item   string `arg:"" optional:""`
+	remote
+}
+
+type itemsSendCmd struct {
+	Stream string `arg:""`
+	Group  string `arg:""`
+	Type   string `arg:""`
+	Data   string `arg:"" optional:"" help:"The JSON value; otherwise null."`
+	Item   string `help:"Only to subscribers of this item, and of the group."`
+	remote
+}
+
+type itemsWatchCmd struct {
+	Stream string `arg:""`
+	Group  string `arg:""`
+	Item   string `arg:"" optional:""`
+	Since  string `help:"Go on after this cursor." placeholder:"CURSOR"`
+	remote
+}
+
+// itemsURL returns the URL of names, and the headers of a request.
+func (r remote) itemsURL(names ...string) (string, http.Header, error) {
+	client, err := r.client()
+	if err != nil {
+		return "", nil, err
+	}
+	base, ok := strings.CutSuffix(client.Base, "/v1/stream")
+	if !ok {
+		return "", nil, usagef("url must end in /v1/stream, or have no path, for items; got %q", r.URL)
+	}
+	escaped := make([]string, len(names))
+	for i, name := range names {
+		if name == "" {
+			return "", nil, usagef("a name must not be empty")
+		}
+		escaped[i] = url.PathEscape(name)
+	}
+	header := client.Header.Clone()
+	if header == nil {
+		header = make(http.Header)
+	}
+	return base + items.DefaultPrefix + strings.Join(escaped, "/"), header, nil
+}
+
+// items makes a request, and prints the answer.
+func (r remote) items(ctx context.Context, std stdio, method string, body []byte, header http.Header, names ...string) error {
+	target, own, err := r.itemsURL(names...)
+	if err != nil {
+		return err
+	}
+	return doItems(ctx, std, method, target, body, own, header)
+}
+
+func doItems(ctx context.Context, std stdio, method, target string, body []byte, headers ...http.Header) error {
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	for _, h := range headers {
+		maps.Copy(req.Header, h)
+	}
+	resp, err := new(http.Client).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		var b wire.Body
+		if json.Unmarshal(answer, &b) == nil && b.Error.Message != "" {
+			return b.Err(resp.StatusCode)
+		}
+		return fmt.Errorf("the server answered %s: %s", resp.Status, answer)
+	}
+	if len(answer) == 0 {
+		return nil
+	}
+	_, err = fmt.Fprintf(std.out, "%s\n", answer)
+	return err
+}
+
+func (c *itemsGetCmd) Run(ctx context.Context, std stdio) error {
+	if len(c.Names) > 3 {
+		return usagef("an item has three names: STREAM, GROUP and ITEM")
+	}
+	return c.items(ctx, std, http.MethodGet, nil, nil, c.Names...)
+}
+
+// given is an argument, or standard input where there is none.
+func given(std stdio, argument string) ([]byte, error) {
+	if argument != "" {
+		return []byte(argument), nil
+	}
+	return io.ReadAll(std.in)
+}
+
+func (c *itemsSetCmd) Run(ctx context.Context, std stdio) error {
+	value, err := given(std, c.Value)
+	if err != nil {
+		return err
+	}
+	header := make(http.Header)
+	switch {
+	case c.IfAbsent && c.If > 0:
+		return usagef("--if-absent and --if exclude each other")
+	case c.IfAbsent:
+		header.Set("If-None-Match", "*")
+	case c.If > 0:
+		header.Set("If-Match", `"`+strconv.FormatUint(c.If, 10)+`"`)
+	}
+	if c.TTL != "" {
+		header["Item-Ttl"] = []string{c.TTL}
+	}
+	return c.items(ctx, std, http.MethodPut, value, header, c.Stream, c.Group, c.Item)
+}
+
+func (c *itemsUpdateCmd) Run(ctx context.Context, std stdio) error {
+	list, err := given(std, c.Ops)
+	if err != nil {
+		return err
+	}
+	return c.items(ctx, std, http.MethodPatch, list, nil, c.Stream, c.Group, c.Item)
+}
+
+func (c *itemsRmCmd) Run(ctx context.Context, std stdio) error {
+	names := []string{c.Stream}
+	for _, name := range []string{c.Group, c.Item} {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return c.items(ctx, std, http.MethodDelete, nil, nil, names...)
+}
+
+func (c *itemsSendCmd) Run(ctx context.Context, std stdio) error {
+	in := map[string]any{"stream_name": c.Stream, "group_id": c.Group, "type": c.Type, "data": nil}
+	if c.Data != "" {
+		if !json.Valid([]byte(c.Data)) {
+			return usagef("the data must be JSON, got %q", c.Data)
+		}
+		in["data"] = json.RawMessage(c.Data)
+	}
+	if c.Item != "" {
+		in["id"] = c.Item
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return c.items(ctx, stdio{in: std.in, out: io.Discard, err: std.err}, http.MethodPost, body, nil, "call", "send")
+}
+
+func (c *itemsWatchCmd) Run(ctx context.Context, std stdio) error {
+	names := []string{c.Stream, c.Group}
+	if c.Item != "" {
+		names = append(names, c.Item)
+	}
+	target, header, err := c.itemsURL(names...)
+	if err != nil {
+		return err
+	}
+	if c.Since != "" {
+		target += "?" + url.Values{"since": {c.Since}}.Encode()
+	}
+	ws, _, err := websocket.Dial(ctx, target, &websocket.DialOptions{HTTPHeader: header}) //nolint:bodyclose // the library has read it
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ws.CloseNow() }()
+	ws.SetReadLimit(-1)
+	for {
+		_, frame, err := ws.Read(ctx)
+		switch {
+		case errors.Is(err, context.Canceled):
+			return nil
+		case err != nil:
+			return err
+		}
+		if _, err := fmt.Fprintf(std.out, "%s\n", frame); err != nil {
+			return err
+		}
+	}
+}
