@@ -19,10 +19,7 @@ import (
 var _ auth.Log = (*engine.Engine)(nil)
 
 // unguarded are methods of an engine that are not for whoever is asked about.
-var unguarded = []string{
-	"Close", "Err",
-	"WriteItems", "Item", "Items", "TailItems", "SpaceItems", "TailSpaceItems", "ItemGroups", "ItemSpaces", "DeleteItemSpace",
-}
+var unguarded = []string{"Close", "Err"}
 
 var (
 	other = runnel.Store{1}
