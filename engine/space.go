@@ -171,13 +171,10 @@ func (sp *space) ensure(ctx context.Context) error {
 
 // ensureSubscriptions reads those of the store, if they are not in memory or no longer what storage holds.
 func (sp *space) ensureSubscriptions(ctx context.Context) error {
-	switch {
-	case sp.part.Name == runnel.ReservedElement:
+	if sp.part.Name == runnel.ReservedElement {
 		return nil // what is there is not subscribed to
-	case sp.e.limits.Exclusive:
-		return sp.subs.load(ctx)
 	}
-	return sp.subs.refresh(ctx)
+	return sp.subs.current(ctx)
 }
 
 // refresh reads the guard, and forgets what is in memory if another process has written since.

@@ -86,7 +86,7 @@ func (s *subscriptions) of(store runnel.Store) *subscribers {
 	defer s.mu.Unlock()
 	ss := s.stores[store]
 	if ss == nil {
-		ss = &subscribers{e: s.e, store: store, loading: newGate()}
+		ss = &subscribers{e: s.e, store: store, loading: newGate(), searching: newGate()}
 		s.stores[store] = ss
 	}
 	return ss
@@ -99,9 +99,12 @@ type subscribers struct {
 
 	loading gate
 	loaded  atomic.Bool
-	count   atomic.Int64
-	version atomic.Uint64 // of the index
-	epoch   []byte        // loading guards it
+	// found says that marks holds all that storage does.
+	searching gate
+	found     atomic.Bool
+	count     atomic.Int64
+	version   atomic.Uint64 // of the index
+	epoch     []byte        // loading guards it
 
 	adding sync.Mutex // one at a time makes the index know a subscription
 
@@ -110,8 +113,6 @@ type subscribers struct {
 	patterns patternNode
 	explicit map[string][]*subscriber
 	marks    map[markID]*mark
-	// searched says that marks holds all that storage does.
-	searched bool
 }
 
 type markID struct {
@@ -163,6 +164,14 @@ func (ss *subscribers) load(ctx context.Context) error {
 		return nil
 	}
 	return ss.reload(ctx)
+}
+
+// current sees to it that memory has the subscriptions that storage holds.
+func (ss *subscribers) current(ctx context.Context) error {
+	if ss.e.limits.Exclusive {
+		return ss.load(ctx)
+	}
+	return ss.refresh(ctx)
 }
 
 // refresh reads them again if another process has changed them.
@@ -425,34 +434,40 @@ func (s *subscriptions) search(ctx context.Context) error {
 		if err != nil {
 			return storageError(err)
 		}
-		if err := s.searchStore(ctx, store); err != nil {
+		if err := s.of(store).search(ctx, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *subscriptions) searchStore(ctx context.Context, store runnel.Store) error {
-	ss := s.of(store)
-	var err error
-	if s.e.limits.Exclusive {
-		err = ss.load(ctx)
-	} else {
-		err = ss.refresh(ctx)
+// search finds the marks of the store's streams. Once is enough for who only needs to know those that were
+// left before.
+func (ss *subscribers) search(ctx context.Context, once bool) error {
+	if once && ss.found.Load() {
+		return nil
 	}
-	if err != nil || ss.count.Load() == 0 {
+	if err := ss.searching.enter(ctx); err != nil {
 		return err
 	}
-	for part, err := range s.e.driver.Partitions(ctx, store, "") {
+	defer ss.searching.leave()
+	if ss.found.Load() && (once || ss.e.limits.Exclusive) {
+		return nil
+	}
+	if err := ss.current(ctx); err != nil || ss.count.Load() == 0 {
+		return err
+	}
+	e, store := ss.e, ss.store
+	for part, err := range e.driver.Partitions(ctx, store, "") {
 		if err != nil {
 			return storageError(err)
 		}
-		for pair, err := range s.e.driver.Scan(ctx, part, kindRange(keyMark)) {
+		for pair, err := range e.driver.Scan(ctx, part, kindRange(keyMark)) {
 			if err != nil {
 				return storageError(err)
 			}
 			id := idOfKey(pair.Key)
-			name, err := s.e.driver.Get(ctx, part, nameKey(id))
+			name, err := e.driver.Get(ctx, part, nameKey(id))
 			if errors.Is(err, storage.ErrKeyNotFound) {
 				continue // deleted; the cleaner takes the mark away
 			}
@@ -465,7 +480,7 @@ func (s *subscriptions) searchStore(ctx context.Context, store runnel.Store) err
 		}
 	}
 	ss.mu.Lock()
-	ss.searched = true
+	ss.found.Store(true)
 	all := make([]*subscriber, 0, len(ss.byID))
 	for _, sub := range ss.byID {
 		all = append(all, sub)

@@ -285,7 +285,7 @@ func (s *subscriber) settleOne(ctx context.Context, m idleMark) (came bool, err 
 			if last {
 				delete(ss.marks, markID{m.addr.Space, m.id})
 			}
-			last = last && ss.searched
+			last = last && ss.found.Load()
 			ss.mu.Unlock()
 			if !same {
 				return nil
@@ -521,16 +521,13 @@ func (e *Engine) subscriber(ctx context.Context, store runnel.Store, id string) 
 	}
 	defer e.operations.Done()
 	ss := e.subscriptions.of(store)
-	var err error
-	if e.limits.Exclusive {
-		err = ss.load(ctx)
-	} else {
-		err = ss.refresh(ctx)
-	}
-	if err != nil {
+	if err := ss.current(ctx); err != nil {
 		return nil, err
 	}
 	if s := ss.get(id); s != nil {
+		if err := ss.search(ctx, true); err != nil { // what was left before is part of the answer
+			return nil, err
+		}
 		return s, nil
 	}
 	return nil, &runnel.SubscriptionNotFoundError{ID: id}
