@@ -138,6 +138,16 @@ func TestARefusedCallerLearnsInOneRoundTripWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestTheRegistryIsNotMadeForWhoMayNotReadIt(t *testing.T) {
+	s := serveTo(t, people{}.sample(), durablestreams.Config{})
+	s.get("__registry__?offset=-1", bearer("reader")...).want(403)
+	s.head("__registry__", bearer("writer")...).want(403)
+	s.get("__registry__?offset=-1").want(401)
+	if _, err := s.log.Stat(t.Context(), runnel.Segment{Name: "__registry__"}); !errors.Is(err, runnel.ErrNotFound) {
+		t.Errorf("it is there: %v", err)
+	}
+}
+
 func TestAMethodCannotBeOverridden(t *testing.T) {
 	s := serveTo(t, people{}.sample(), durablestreams.Config{})
 	s.put("chats/42", "text/plain", "x", bearer("owner")...).want(201)
