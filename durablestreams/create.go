@@ -81,7 +81,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, seg runnel.Segm
 	return nil
 }
 
-// setLifetime reads how long the stream, and what is in it, is kept.
+// setLifetime reads how long the stream, and what is in it, is kept, and whether that makes items.
 func setLifetime(o *runnel.CreateOptions, header http.Header) error {
 	ttl, hasTTL, err := single(header, wire.HeaderTTL)
 	if err != nil {
@@ -127,6 +127,13 @@ func setLifetime(o *runnel.CreateOptions, header http.Header) error {
 			return err
 		}
 		bound.set(n)
+	}
+	items, given, err := single(header, wire.HeaderItems)
+	if err != nil {
+		return err
+	}
+	if o.Items = strings.EqualFold(items, "true"); given && !o.Items {
+		return wire.Invalid(wire.CodeInvalidRequest, "Stream-Items must be true")
 	}
 	return nil
 }

@@ -92,6 +92,12 @@
 // keeps can cut before what a live reader that was level has had of it: its response ends, and on its return
 // it is told 410.
 //
+// # Items
+//
+// PUT with Stream-Items: true makes a JSON stream of State Protocol messages, whose latest values are items;
+// HEAD shows it. An append to it changes the items in the same commit. A message that would end a client which
+// materialises the stream is refused with 400, and so are retention and a fork.
+//
 // # Listing
 //
 // GET of the prefix itself lists streams in the order of their spaces, then names, as

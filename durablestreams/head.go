@@ -42,6 +42,9 @@ func (h *Handler) head(w http.ResponseWriter, r *http.Request, seg runnel.Segmen
 	if info.Retention.Entries > 0 {
 		header[wire.HeaderRetentionCount] = []string{strconv.FormatUint(info.Retention.Entries, 10)}
 	}
+	if info.Items {
+		header[wire.HeaderItems] = valueTrue
+	}
 	if v := r.Header[wire.HeaderIfNoneMatch]; len(v) > 0 && !noneMatch(v, tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil

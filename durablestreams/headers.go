@@ -42,7 +42,7 @@ const streamMethods = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 // type are listed for those browsers that do not count them as safe.
 const exposedHeaders = "Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, Stream-Cursor, Stream-TTL, " +
 	"Stream-Expires-At, Stream-Earliest-Offset, Stream-Retention-Age, Stream-Retention-Bytes, " +
-	"Stream-Retention-Count, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, " +
+	"Stream-Retention-Count, Stream-Items, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, " +
 	"Producer-Received-Seq, WWW-Authenticate, ETag, Location, Retry-After, Allow, Cache-Control, Content-Length, Content-Type, Date"
 
 // requestHeaders are the request headers that a script of another origin may send. The star admits all
@@ -50,7 +50,7 @@ const exposedHeaders = "Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, St
 const requestHeaders = "Authorization, Content-Type, If-Match, If-None-Match, Last-Event-ID, Cache-Control, " +
 	"Stream-Seq, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Forked-From, Stream-Fork-Offset, " +
 	"Stream-Fork-Sub-Offset, Stream-Retention-Age, Stream-Retention-Bytes, Stream-Retention-Count, " +
-	"Producer-Id, Producer-Epoch, Producer-Seq, Runnel-Store, *"
+	"Stream-Items, Producer-Id, Producer-Epoch, Producer-Seq, Runnel-Store, *"
 
 // Canonical names of headers that only this side uses.
 const (

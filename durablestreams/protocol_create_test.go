@@ -510,3 +510,19 @@ func TestLocationIsAPathIfThereIsNoHost(t *testing.T) {
 		t.Errorf("status %d, Location %q", resp.StatusCode, got)
 	}
 }
+
+func TestAStreamOfItemsTakesOnlyMessagesOfTheStateProtocol(t *testing.T) {
+	s := serve(t, durablestreams.Config{})
+	const set = `{"type":"item","key":"a","value":{"n":1},"headers":{"operation":"insert"}}`
+	s.put("a", "application/json", "["+set+"]", "Stream-Items", "true").want(201)
+	s.put("a", "application/json", "", "Stream-Items", "true").want(200)
+	s.put("a", "application/json", "").want(409)
+	s.head("a").want(200, "Stream-Items", "true")
+	s.post("a", "application/json", set).want(204)
+	s.post("a", "application/json", `{"type":"item","key":"a","value":1,"headers":{"operation":"update"}}`).want(400)
+	s.post("a", "application/json", `[`+set+`,{}]`).want(400)
+	s.get("a").want(200).wantBody("[" + set + "," + set + "]")
+	s.put("b", "text/plain", "", "Stream-Items", "true").want(400)
+	s.put("b", "application/json", "", "Stream-Items", "yes").want(400)
+	s.put("b", "application/json", "", "Stream-Items", "true", "Stream-Retention-Count", "1").want(400)
+}

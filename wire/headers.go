@@ -33,6 +33,9 @@ const (
 	// HeaderRetentionCount, on PUT and HEAD, is how many entries are kept: messages of a JSON stream,
 	// appends of any other.
 	HeaderRetentionCount = "Stream-Retention-Count"
+	// HeaderItems, on PUT and HEAD, is "true" for a stream whose messages are those of the State Protocol and
+	// make items.
+	HeaderItems = "Stream-Items"
 )
 
 // What access control reads from a request, and answers.
