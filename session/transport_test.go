@@ -438,7 +438,7 @@ func TestARefusedCallerLearnsItInOneRoundTrip(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
 		w.WriteHeader(status)
-		_, _ = w.Write([]byte(`{"error":{"code":"unauthorized","message":"runnel: unauthorized: the token has expired"}}`))
+		_, _ = w.Write([]byte(`{"error":{"code":"unauthorized","message":"the token has expired"}}`))
 	}))
 	defer server.Close()
 	_, err := session.Dial(t.Context(), server.URL, session.ClientConfig{})
