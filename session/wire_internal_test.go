@@ -188,6 +188,9 @@ func TestNoErrorIsForgotten(t *testing.T) {
 	}
 	count := 0
 	for _, path := range paths {
+		if path == "../subscription.go" {
+			continue // subscriptions are no part of runnel.Log
+		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 		if err != nil {
 			t.Fatal(err)
