@@ -18,8 +18,14 @@ import (
 
 var _ auth.Log = (*engine.Engine)(nil)
 
-// unguarded are methods of an engine that are not for whoever is asked about.
-var unguarded = []string{"Close", "Err"}
+// unguarded are methods of an engine that are not for whoever is asked about: those of the server itself,
+// and those of subscriptions, which concern a store as a whole and are checked where they are served.
+var unguarded = []string{
+	"Close", "Err",
+	"CreateSubscription", "Subscription", "Subscriptions", "SubscriptionLinks", "DeleteSubscription", "LinkStreams", "UnlinkStream",
+	"ClaimWake", "AckWake", "ReleaseWake", "WebhookPending", "ClaimDelivery", "SettleDelivery", "ReplayDelivery", "DropDelivery",
+	"LoadKeys", "StoreKeys",
+}
 
 var (
 	other = runnel.Store{1}
