@@ -223,8 +223,9 @@ type leaseRunCmd struct {
 
 func (c *leaseRunCmd) Help() string {
 	return `The lease is renewed while the command runs and released when it ends. If the lease is lost, or cannot be
-renewed in time, the command and what it has started are killed at once: nobody else holds the lease before.
-The command finds RUNNEL_LEASE_SPACE, RUNNEL_LEASE_KEY and RUNNEL_LEASE_NUMBER in its environment.
+renewed in time, the command and what it has started are killed at once. The command finds RUNNEL_LEASE_SPACE,
+RUNNEL_LEASE_KEY and RUNNEL_LEASE_NUMBER in its environment: a write that must not happen after the lease,
+even if the machine was frozen in between, demands them, as produce does with --fence.
 
 It ends with the code of the command, with 128 and the number of the signal that ended it, with 3 if
 somebody else holds the lease, and with 1 if the lease was lost.`

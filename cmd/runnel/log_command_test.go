@@ -214,7 +214,14 @@ func TestALeaseIsHeldByOneAtATime(t *testing.T) {
 	if got := s.must("", "lease", "ls", "jobs"); strings.Count(got, "\n") != 2 || !strings.Contains(got, "HOLDER") {
 		t.Errorf("ls: %s", got)
 	}
+	s.must("", "produce", "--fence", "nightly="+number, "jobs/report", "mine")
 	s.must("", "lease", "release", "jobs", "nightly", number)
+	if o := runnelIn(t, env, nil, "produce", "--fence", "nightly="+number, "jobs/report", "too late"); o.code != 1 || !strings.Contains(o.stderr, "not held") {
+		t.Errorf("a write after the release ended with %d: %s", o.code, o.stderr)
+	}
+	if got := s.must("", "consume", "jobs/report"); got != "mine\n" {
+		t.Errorf("got %q", got)
+	}
 	if o := runnelIn(t, env, nil, "lease", "renew", "jobs", "nightly", number); o.code != 1 || !strings.Contains(o.stderr, "not held") {
 		t.Errorf("a renewal after the release ended with %d: %s", o.code, o.stderr)
 	}

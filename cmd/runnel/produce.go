@@ -25,6 +25,7 @@ type produceCmd struct {
 	Epoch         uint64            `help:"The producer's epoch. A higher one starts anew with other input." placeholder:"N"`
 	Key           string            `help:"Append all of the input at once, as what this key stands for: repeated with the same key and input it changes nothing." placeholder:"KEY"`
 	Expect        string            `help:"Append all of the input at once, if the segment is as expected: any, none, exists, or the sequence of its last record." placeholder:"WHAT"`
+	Fence         map[string]uint64 `help:"Append all of the input at once, if this lease of the segment's space is held under this number." placeholder:"KEY=NUMBER"`
 	ContentType   string            `help:"The content type of a segment that is made." placeholder:"TYPE"`
 	Close         bool              `help:"Let nothing follow the input."`
 	PrintSequence bool              `help:"Print the sequence of the last record."`
@@ -47,8 +48,8 @@ func (c *produceCmd) Validate() error {
 		return fmt.Errorf("--epoch must be at most %d", uint64(runnel.MaxProducerNumber))
 	case c.Epoch > 0 && c.Producer == "":
 		return errors.New("--epoch needs --producer")
-	case c.Producer != "" && (c.Key != "" || c.Expect != ""):
-		return errors.New("--producer excludes --key and --expect")
+	case c.Producer != "" && c.isAtOnce():
+		return errors.New("--producer excludes --key, --expect and --fence")
 	}
 	_, err := expectation(c.Expect)
 	return err
@@ -83,7 +84,7 @@ func (c *produceCmd) Run(ctx context.Context, std stdio) error {
 	defer func() { _ = log.Close() }() // everything is acknowledged, or given up
 	var last runnel.Sequence
 	switch {
-	case c.Key != "" || c.Expect != "":
+	case c.isAtOnce():
 		last, err = c.atOnce(ctx, log, segment, std.in)
 	case c.Producer != "":
 		last, err = c.asProducer(ctx, log, segment, std)
@@ -95,6 +96,9 @@ func (c *produceCmd) Run(ctx context.Context, std stdio) error {
 	}
 	return err
 }
+
+// isAtOnce tells whether all of the input is one write.
+func (c *produceCmd) isAtOnce() bool { return c.Key != "" || c.Expect != "" || len(c.Fence) > 0 }
 
 // atOnce appends all of the input with one write.
 func (c *produceCmd) atOnce(ctx context.Context, log *client.Client, segment runnel.Segment, in io.Reader) (runnel.Sequence, error) {
@@ -114,8 +118,15 @@ func (c *produceCmd) atOnce(ctx context.Context, log *client.Client, segment run
 		return 0, err
 	}
 	production := client.Production{Expect: expect, Key: c.Key, Close: c.Close, Create: c.create()}
-	appended, err := log.Produce(ctx, segment, production, records...)
-	return appended.Tail, err
+	t := runnel.Transaction{Writes: []runnel.Write{{Segment: segment.Name, Options: production.Options(), Records: records}}}
+	for key, number := range c.Fence {
+		t.Fences = append(t.Fences, runnel.Fence{Key: key, Number: number})
+	}
+	committed, err := log.Transact(ctx, segment.In(), t)
+	if err != nil {
+		return 0, err
+	}
+	return committed.Appended[0].Tail, nil
 }
 
 // asProducer appends the input in batches that are the same each time it is run.
