@@ -249,7 +249,7 @@ func TestACommandRunsWhileALeaseIsHeld(t *testing.T) {
 
 func TestACommandIsKilledWhenItsLeaseIsLost(t *testing.T) {
 	s := inMemory(t)
-	run := command(t, []string{"RUNNEL_URL=" + s.streams()}, "lease", "run", "jobs", "k", "--ttl", "600ms", "--", "sh", "-c", "echo $RUNNEL_LEASE_NUMBER; sleep 1000; echo survived")
+	run := command(t, []string{"RUNNEL_URL=" + s.streams()}, "lease", "run", "jobs", "k", "--ttl", "3s", "--", "sh", "-c", "echo $RUNNEL_LEASE_NUMBER; sleep 1000; echo survived")
 	stdout, stderr := new(buffer), new(buffer)
 	run.Stdout, run.Stderr = stdout, stderr
 	if err := run.Start(); err != nil {
