@@ -147,7 +147,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 		c.cancel()
 		return err
 	}
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(smallBuffers{w}, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin was looked at above
 		Subprotocols:       subprotocol(r),
 		CompressionMode:    websocket.CompressionDisabled,

@@ -197,7 +197,7 @@ func (f itemsFlags) load(log *slog.Logger) ([]items.Trigger, error) {
 			Name: in.Name, Store: store, Stream: in.Stream, Group: in.Group, GroupPrefix: in.GroupPrefix, Item: in.Item, Prefix: in.Prefix,
 			Events: in.Events, Timeout: in.Timeout, Attempts: in.Attempts, Logger: log,
 			Handle: func(ctx context.Context, e *items.TriggerEvent) error {
-				return caller.call(ctx, in.URL, json.RawMessage(e.Frame), nil, headerEventKey, e.Key)
+				return caller.call(ctx, in.URL, e.Frame, nil, headerEventKey, e.Key)
 			},
 		}
 		if in.When != "" {

@@ -1,0 +1,39 @@
+package items
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+)
+
+// connBuffer is the size of the buffers that a connection keeps while it is idle, one for each direction.
+// Larger frames pass them by.
+const connBuffer = 512
+
+// smallBuffers hands over connections with buffers of connBuffer, in the place of those of net/http.
+type smallBuffers struct{ http.ResponseWriter }
+
+func (w smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := rw.Writer.Flush(); err != nil {
+		return nil, nil, err
+	}
+	var r io.Reader = c
+	if len(early) > 0 {
+		r = io.MultiReader(bytes.NewReader(bytes.Clone(early)), c)
+	}
+	in := bufio.NewReaderSize(r, max(connBuffer, len(early)))
+	if _, err := in.Peek(len(early)); err != nil { // buffered, as those who take over look for it there
+		return nil, nil, err
+	}
+	return c, bufio.NewReadWriter(in, bufio.NewWriterSize(c, connBuffer)), nil
+}
