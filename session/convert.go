@@ -122,8 +122,11 @@ func (p *packer) add(of int, payload []byte, metadata map[string]string) {
 }
 
 func (p *packer) done() *pb.Records {
-	if p.differs {
+	switch {
+	case p.differs:
 		p.out.Uniform = 0
+	case p.out.Uniform == 0 && p.out.Count > maxEmpty:
+		p.out.Lengths = make([]uint32, p.out.Count)
 	}
 	return &p.out
 }
@@ -160,8 +163,9 @@ func unpack(r *pb.Records) (*column, error) {
 	return c, c.unpackMetadata(r.GetPairs(), r.GetTexts())
 }
 
-// maxEmpty is how many records without payload a message may hold that says nothing else of each.
-const maxEmpty = 1 << 20
+// maxEmpty is how many records without payload a message may hold that says nothing else of each, so that
+// few bytes do not become many records.
+const maxEmpty = 4096
 
 func (c *column) unpackMetadata(pairs []uint32, texts []string) error {
 	if len(pairs) == 0 {

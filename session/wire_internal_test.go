@@ -343,6 +343,16 @@ func TestPlacesArePackedAndComeBack(t *testing.T) {
 	}
 }
 
+func TestManyEmptyRecordsComeBackAndAFewBytesDoNotBecomeMany(t *testing.T) {
+	got, err := getRecords(sent(t, putRecords(make([]runnel.Record, 100_000))))
+	if err != nil || len(got) != 100_000 {
+		t.Errorf("%d came back: %v", len(got), err)
+	}
+	if _, err := getRecords(&pb.Records{Count: 1 << 30}); !errors.Is(err, runnel.ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // FuzzRequest and FuzzResponse read what may come from outside: whatever it is, it is an error or a value
 // that can be looked at, and takes memory in proportion.
 func FuzzRequest(f *testing.F) {
