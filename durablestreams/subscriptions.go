@@ -30,6 +30,7 @@ type Subscriptions interface {
 	AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error)
 	ReleaseWake(ctx context.Context, ref runnel.WakeRef) error
 	ReplayDelivery(ctx context.Context, store runnel.Store, id string) error
+	DropDelivery(ctx context.Context, store runnel.Store, id string) error
 
 	// CheckWebhook returns the URL in its one form, or why nothing may be sent there.
 	CheckWebhook(url string) (string, error)
@@ -98,7 +99,7 @@ func (h *Handler) controlPath(r *http.Request) (c control, reserved bool) {
 	case rest[1] == "":
 	case len(rest) == 2:
 		c.id, c.action = rest[1], controlBase
-	case len(rest) == 3 && slices.Contains([]string{"streams", "callback", "claim", "ack", "release", "replay"}, rest[2]):
+	case len(rest) == 3 && slices.Contains([]string{"streams", "callback", "claim", "ack", "release", "replay", "drop"}, rest[2]):
 		c.id, c.action = rest[1], rest[2]
 	case len(rest) > 3 && rest[2] == "streams":
 		c.id, c.action, c.stream = rest[1], controlStream, strings.Join(rest[3:], "/")
@@ -132,6 +133,8 @@ func (h *Handler) serveControl(w http.ResponseWriter, r *http.Request, c control
 		methods[http.MethodPost] = h.endWake
 	case "replay":
 		methods[http.MethodPost] = h.replay
+	case "drop":
+		methods[http.MethodPost] = h.drop
 	default:
 		return noControl()
 	}
@@ -506,6 +509,18 @@ func (h *Handler) replay(w http.ResponseWriter, r *http.Request, c control) erro
 	return answerNothing(w)
 }
 
+// drop ends a wake whose webhook fails as if it had been worked on.
+func (h *Handler) drop(w http.ResponseWriter, r *http.Request, c control) error {
+	store, err := h.cfg.Store(r)
+	if err != nil {
+		return err
+	}
+	if err := h.cfg.Subscriptions.DropDelivery(r.Context(), store, c.id); err != nil {
+		return err
+	}
+	return answerNothing(w)
+}
+
 // wakeView is the answer to a claim. Source: PROTOCOL.md, section 7.2.
 type wakeView struct {
 	WakeID     string     `json:"wake_id"`
@@ -567,9 +582,6 @@ func (h *Handler) endWake(w http.ResponseWriter, r *http.Request, c control) err
 		return err
 	}
 	if body.WakeID != ref.WakeID || body.Generation != ref.Generation {
-		if _, err := h.cfg.Subscriptions.Subscription(r.Context(), ref.Store, ref.Subscription); err != nil {
-			return err
-		}
 		return runnel.ErrFenced
 	}
 	if c.action == "release" {

@@ -10,7 +10,7 @@ import (
 // The defaults of a [Config] are stated only here.
 const (
 	DefaultTimeout       = 30 * time.Second
-	DefaultSlowAfter     = 5 * time.Second
+	DefaultSlowAfter     = 500 * time.Millisecond
 	DefaultMaxRetryAfter = 10 * time.Minute
 	DefaultParkAfter     = 72 * time.Hour
 	DefaultMaxAnswer     = 64 << 10

@@ -94,9 +94,12 @@ func NewKeys(vault Vault, cfg KeysConfig) *Keys {
 }
 
 // JWKS returns the JSON Web Key Set of a store: the public keys that sign, will sign soon, or did until
-// recently.
+// recently. It makes none, because anybody may ask: where nothing has been signed the set is empty.
 func (k *Keys) JWKS(ctx context.Context, store runnel.Store) ([]byte, error) {
-	set, err := k.of(ctx, store, true)
+	set, err := k.of(ctx, store, false)
+	if errors.Is(err, errNoKeys) {
+		return json.Marshal(JSONWebKeySet{Keys: []JSONWebKey{}})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,10 @@ func signingKey(t *testing.T, k *Keys, store runnel.Store) string {
 // PROTOCOL.md, section 6.5.
 func TestTheKeySetIsThatOfTheProtocol(t *testing.T) {
 	k := NewKeys(new(vault), KeysConfig{})
+	if doc, err := k.JWKS(t.Context(), runnel.Store{}); err != nil || string(doc) != `{"keys":[]}` {
+		t.Fatalf("whoever asks makes keys: %s, %v", doc, err)
+	}
+	want := signingKey(t, k, runnel.Store{})
 	doc, err := k.JWKS(t.Context(), runnel.Store{})
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +116,7 @@ func TestTheKeySetIsThatOfTheProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := set["keys"][0]
-	if len(key) != 6 || key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["use"] != "sig" || key["alg"] != "EdDSA" || key["kid"] != signingKey(t, k, runnel.Store{}) {
+	if len(key) != 6 || key["kty"] != "OKP" || key["crv"] != "Ed25519" || key["use"] != "sig" || key["alg"] != "EdDSA" || key["kid"] != want {
 		t.Fatalf("%s", doc)
 	}
 	if x, err := base64.RawURLEncoding.DecodeString(key["x"]); err != nil || len(x) != ed25519.PublicKeySize {

@@ -46,6 +46,7 @@ type commands struct {
 	Cursor  cursorCmd  `cmd:"" group:"Log:" help:"List and move the stored places of readers."`
 	Lease   leaseCmd   `cmd:"" group:"Log:" help:"Claim keys for a time, and run commands while a claim holds."`
 	Workers workersCmd `cmd:"" group:"Log:" help:"List the workers that are present in a space."`
+	Sub     subCmd     `cmd:"" help:"Work with subscriptions: who is told of new entries."`
 	Version versionCmd `cmd:"" help:"Print the version of this program."`
 }
 

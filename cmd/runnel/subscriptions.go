@@ -103,6 +103,13 @@ func (s *subscriptions) ReplayDelivery(ctx context.Context, store runnel.Store, 
 	return s.Engine.ReplayDelivery(ctx, store, id)
 }
 
+func (s *subscriptions) DropDelivery(ctx context.Context, store runnel.Store, id string) error {
+	if err := s.may(ctx, "drop a wake of", auth.Admin, store, id); err != nil {
+		return err
+	}
+	return s.Engine.DropDelivery(ctx, store, id)
+}
+
 func (s *subscriptions) CheckWebhook(raw string) (string, error) { return s.policy.CheckURL(raw) }
 
 func (s *subscriptions) KeySet(ctx context.Context, store runnel.Store) ([]byte, error) {
