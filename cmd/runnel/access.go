@@ -55,7 +55,8 @@ func (a *access) check() error {
 }
 
 // admitNobodyElse refuses to let other machines do everything, unless that is meant.
-func (a *access) admitNobodyElse(addr net.Addr, log *slog.Logger) error {
+// The key is that of the setting with the address.
+func (a *access) admitNobodyElse(key string, addr net.Addr, log *slog.Logger) error {
 	tcp, ok := addr.(*net.TCPAddr)
 	if a.controlled() || ok && tcp.IP.IsLoopback() {
 		return nil
@@ -64,10 +65,10 @@ func (a *access) admitNobodyElse(addr net.Addr, log *slog.Logger) error {
 		log.Warn("everybody who can connect may read, write and delete everything", "addr", addr.String())
 		return nil
 	}
-	return fmt.Errorf(`addr: other machines can connect to %s, and everybody could read, write and delete everything.
+	return fmt.Errorf(`%s: other machines can connect to %s, and everybody could read, write and delete everything.
 Make a token with "runnel token create --tokens FILE SUBJECT runnel:admin" and serve with --tokens FILE, or
 admit JWTs with --jwks-url or --jwt-secret-file. Or listen on 127.0.0.1, behind a proxy that asks who comes.
-If everybody is meant to, say --open`, addr)
+If everybody is meant to, say --open`, key, addr)
 }
 
 // start returns who finds out who asks, nil if nobody is asked, and what ends its work.

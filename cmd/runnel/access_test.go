@@ -34,6 +34,9 @@ func TestAServerThatOthersCanReachNeedsAccessControl(t *testing.T) {
 			}
 		}
 	}
+	if o := runnelIn(t, nil, nil, "serve", "--driver", "memory", "--addr", "127.0.0.1:0", "--items-addr", "0.0.0.0:0"); o.code != 1 || !strings.Contains(o.stderr, "items-addr: other machines can connect") {
+		t.Errorf("items-addr: ended with %d: %s", o.code, o.stderr)
+	}
 	for _, args := range [][]string{{"--open"}, {"--jwt-secret", testSecret}} {
 		s := serve(t, nil, append([]string{"--driver", "memory", "--addr", "0.0.0.0:0"}, args...)...)
 		code, _ := get(t, strings.Replace(s.url, "localhost", "127.0.0.1", 1)+"/readyz")

@@ -163,7 +163,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }() // again, unless something below fails before it serves
-	if err := c.admitNobodyElse(listener.Addr(), log); err != nil {
+	if err := c.admitNobodyElse("addr", listener.Addr(), log); err != nil {
 		return err
 	}
 	who, endAccess, err := c.access.start(log)
@@ -178,8 +178,8 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	if itemsListener != nil {
 		defer func() { _ = itemsListener.Close() }()
-		if err := c.access.admitNobodyElse(itemsListener.Addr(), log); err != nil {
-			return fmt.Errorf("items-addr: %w", err)
+		if err := c.admitNobodyElse("items-addr", itemsListener.Addr(), log); err != nil {
+			return err
 		}
 	}
 
