@@ -25,6 +25,7 @@ const (
 	DefaultWriteTimeout     = 30 * time.Second
 	DefaultHookTimeout      = 5 * time.Second
 	DefaultCheckInterval    = 10 * time.Second
+	DefaultPresenceTTL      = time.Minute
 )
 
 // Config holds what can be set. The zero Config is right for most programs; it is copied, never written to.
@@ -91,6 +92,10 @@ type Config struct {
 	// the hint of a deletion was lost. 0 means DefaultCheckInterval.
 	CheckInterval time.Duration
 
+	// PresenceTTL is how long a member of a group is shown after the server that had its connection has crashed;
+	// three times as often it is renewed. 0 means DefaultPresenceTTL.
+	PresenceTTL time.Duration
+
 	// Logger gets what no client is told. Nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -147,6 +152,7 @@ func (c Config) withDefaults(log Log) Config {
 	c.MaxConnections = cmp.Or(c.MaxConnections, DefaultMaxConnections)
 	c.PingInterval = cmp.Or(c.PingInterval, DefaultPingInterval)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
+	c.PresenceTTL = cmp.Or(c.PresenceTTL, DefaultPresenceTTL)
 	c.CheckInterval = cmp.Or(c.CheckInterval, DefaultCheckInterval)
 	if c.Logger == nil {
 		c.Logger = slog.Default()

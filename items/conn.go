@@ -50,6 +50,8 @@ type subscription struct {
 	seg  runnel.Segment // the group; without a name if several
 	feed *feed
 	cut  cut
+
+	member *member // nil for one that does not show itself
 }
 
 // cut is where a snapshot was: of one group, or of several.
@@ -322,6 +324,9 @@ func (c *conn) end() {
 // left pairs a join.
 func (c *conn) left(s *subscription) {
 	c.h.detach(s.feed, s.seg.Name, c)
+	if s.member != nil {
+		c.h.goneFrom(s.member)
+	}
 	if c.h.cfg.Leave == nil {
 		return
 	}

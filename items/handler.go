@@ -49,6 +49,7 @@ func New(log Log, cfg Config) *Handler {
 	if h.cfg.PingInterval > 0 {
 		h.live.Go(h.pingAll)
 	}
+	h.live.Go(h.renewMembers)
 	return h
 }
 

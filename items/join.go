@@ -11,6 +11,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/items/ops"
 )
 
 // maxSubscriptionID is the longest id that a client may give a subscription, in bytes.
@@ -28,6 +29,8 @@ type joinData struct {
 	GroupPrefix *string `json:"groupPrefix"`
 	// Since is a cursor that the client was given: it wants what came after, and no snapshot.
 	Since string `json:"since"`
+	// Presence shows the subscription as a member of the group, with this value.
+	Presence json.RawMessage `json:"presence"`
 }
 
 // receive carries out what a client asks for.
@@ -128,9 +131,21 @@ func (c *conn) join(data *joinData) {
 			c.tell(unauthorized(&s.Subscription, c.h.stamp(s.seg), trim(err)))
 			return
 		}
-		f := c.h.failure(c.ctx, err)
-		c.refuse(data, string(f.Detail.Code), f.Detail.Message)
+		c.fail(data, err)
+		return
 	}
+	if data.Presence == nil {
+		return
+	}
+	if err := c.announce(s, ops.Compact(data.Presence)); err != nil {
+		c.fail(data, err)
+	}
+}
+
+// fail sends an error notice.
+func (c *conn) fail(data *joinData, err error) {
+	f := c.h.failure(c.ctx, err)
+	c.refuse(data, string(f.Detail.Code), f.Detail.Message)
 }
 
 func trim(err error) string {

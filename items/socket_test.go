@@ -475,3 +475,28 @@ func TestAConnectionThatDoesNotAnswerPingsIsClosed(t *testing.T) {
 		}
 	}
 }
+
+func TestMembersOfAGroupAreItems(t *testing.T) {
+	s := serve(t, items.Config{PresenceTTL: 60 * time.Millisecond})
+	w := s.dial("/stream/chat%2Fpresence/room")
+	w.want(`sync - []`)
+	c := s.dial("/")
+	c.join("g", room+`,"presence":{"name": "ann"}`)
+	c.want(`sync - []`)
+	f := w.next()
+	if f.Event.Type != "create" || !strings.Contains(string(f.Event.Data), `"data":{"name":"ann"}`) {
+		t.Errorf("%s", f.raw)
+	}
+	if again := w.next(); again.Event.Type != "update" || *again.ID != *f.ID {
+		t.Errorf("it is renewed by %s", again.raw)
+	}
+	_ = c.ws.CloseNow()
+	for {
+		if f := w.next(); f.Event.Type == "delete" {
+			break
+		}
+	}
+	if got := s.call("list", `{"stream_name":"chat/presence","group_id":"room"}`); got != `[]` {
+		t.Errorf("members: %s", got)
+	}
+}
