@@ -216,7 +216,7 @@ func TestAWorkerThatIsNotHeardOfLeavesByTheClockOfTheServer(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		ctx, crash := context.WithCancel(t.Context())
 		defer crash()
-		_, err := w.Join(ctx, orders, client.Worker{ID: "w", TTL: time.Second})
+		_, err := w.Join(ctx, orders, client.Worker{ID: "w", TTL: 2 * time.Second})
 		must(t, err)
 		next, stop := iter.Pull2(w.another().Workers(t.Context(), orders))
 		defer stop()
