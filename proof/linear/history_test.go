@@ -111,11 +111,16 @@ type history struct {
 	dead []error
 }
 
+// hang says what must have happened and did not. A history that has one needs no check.
+type hang string
+
+func (h hang) Error() string { return string(h) }
+
 // stuck notes that something which must happen did not.
 func (h *history) stuck(what string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.dead = append(h.dead, errors.New(what))
+	h.dead = append(h.dead, hang(what))
 }
 
 // forever is when an operation returns whose outcome is unknown.
