@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -108,9 +109,7 @@ func (s *subscribing) pull(more object) object {
 	s.Helper()
 	s.stream("wake/pool")
 	config := object{"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake/pool", "lease_ttl_ms": 1000}
-	for k, v := range more {
-		config[k] = v
-	}
+	maps.Copy(config, more)
 	return s.ask("PUT", sub, "", config, 201)
 }
 
@@ -161,9 +160,7 @@ func TestSection62PutCreatesConfirmsAndConflicts(t *testing.T) {
 			"pattern": "other/*", "streams": []string{"a"}, "wake_stream": "wake/other", "description": "none", "lease_ttl_ms": 6000,
 		} {
 			differs := object{}
-			for k, v := range config {
-				differs[k] = v
-			}
+			maps.Copy(differs, config)
 			differs[field] = other
 			s.wantCode(s.ask("PUT", sub, "", differs, 409), "SUBSCRIPTION_ALREADY_EXISTS")
 		}
