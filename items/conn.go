@@ -456,7 +456,8 @@ func (h *Handler) pingAll() {
 		h.mu.Unlock()
 		for _, c := range due {
 			c.mu.Lock()
-			ready := c.ws != nil && !c.closed
+			// While something is written a ping would wait for it, and WriteTimeout bounds that.
+			ready := c.ws != nil && !c.closed && !c.writing
 			c.mu.Unlock()
 			if ready {
 				go c.ping()
@@ -468,7 +469,13 @@ func (h *Handler) pingAll() {
 func (c *conn) ping() {
 	ctx, cancel := context.WithTimeout(c.ctx, c.h.cfg.WriteTimeout)
 	defer cancel()
-	if c.ws.Ping(ctx) != nil {
+	if err := c.ws.Ping(ctx); err != nil && !c.isWriting() {
 		_ = c.ws.CloseNow()
 	}
+}
+
+func (c *conn) isWriting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.writing
 }
