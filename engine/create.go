@@ -61,7 +61,7 @@ func checkCreate(o *runnel.CreateOptions) error {
 
 // checkItemSegment checks what only holds for item segments.
 func checkItemSegment(o *runnel.CreateOptions) error {
-	rule := ""
+	var rule string
 	switch {
 	case o.ContentType != "" && !runnel.IsJSON(o.ContentType):
 		rule = fmt.Sprintf("must have the content type application/json, not %q", o.ContentType)

@@ -232,7 +232,7 @@ func (a *appending) loadItems(ctx context.Context, rows *heldRows) error {
 		a.entries, a.err = sp.e.parseEntries(a.records)
 	}
 	if a.id == 0 || a.err != nil {
-		return nil
+		return nil //nolint:nilerr // what is wrong with a message is told after what is wrong with the segment
 	}
 	if a.writes != nil {
 		for i := range a.writes.Writes {
