@@ -12,6 +12,30 @@
 //
 // Where PROTOCOL.md leaves a choice or asks for a word, this is what the package does.
 //
+// # Subscriptions
+//
+// With [Config.Subscriptions] the paths under __ds are those of PROTOCOL.md, sections 6 and 7.
+//
+//   - A path below __ds that means nothing is 404. An id is one path element, in which a slash is escaped.
+//   - A stream that the pattern matches and that came after the subscription is linked before its first
+//     append: from its beginning, or for a fork from where it branched off. Streams that were there, and
+//     streams added by name, are linked at their tails. One added by name need not exist.
+//   - A stream that is deleted or expires has nothing pending. If it is created again it is another one, and
+//     pending from its beginning. Where retention has dropped what was not acknowledged, the stream stays
+//     pending, and the worker is told by its read (410) from where it can go on.
+//   - The own wake stream is never linked by the pattern, and refused by name: each wake would lead to
+//     another.
+//   - A wake lists at most 256 streams, those with something pending first. A claim with nothing pending is
+//     409 NO_PENDING_WORK.
+//   - A wake stream that is missing, or takes no appends, holds up nothing but the event: it is appended
+//     later, and the wake can be claimed meanwhile.
+//   - An ack is all or nothing. One that goes back, is beyond the tail, or is of another stream, is 409
+//     INVALID_OFFSET. A token of another subscription, of another kind or of nobody is 401; that of a
+//     subscription that is gone is 404, also when there is another of the same id.
+//   - Beyond the protocol: GET __ds/subscriptions lists subscriptions, 1,000 at a time, behind the query
+//     parameter after; POST to …/{id}/replay lets a parked webhook be tried at once; a subscription shows
+//     its generation, holder, failures and the lag of each stream.
+//
 // # Creating
 //
 //   - A stream that was deleted, or that expired, may be created again at the same URL. It is then a new

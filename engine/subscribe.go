@@ -308,21 +308,14 @@ func (s *subscriber) linkPattern(ctx context.Context) error {
 
 // literalPrefix is what all paths that a pattern matches begin with.
 func literalPrefix(pattern string) string {
-	before := pattern
-	rest := ""
-	for at := 0; ; {
-		element, _, more := strings.Cut(pattern[at:], "/")
-		if element == "*" || element == "**" {
-			before, rest = pattern[:at], element
-			break
-		}
-		if !more {
-			return pattern
-		}
-		at += len(element) + 1
+	elements := strings.Split(pattern, "/")
+	i := slices.IndexFunc(elements, func(e string) bool { return e == "*" || e == "**" })
+	if i < 0 {
+		return pattern
 	}
-	if rest == "**" {
-		return strings.TrimSuffix(before, "/") // ** may stand for nothing
+	before := strings.Join(elements[:i], "/")
+	if i > 0 && elements[i] == "*" {
+		before += "/" // ** may stand for nothing
 	}
 	return before
 }

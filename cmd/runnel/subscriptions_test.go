@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,12 +11,15 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel/durablestreams"
+	"github.com/runnelhq/runnel/durablestreams/dsclient"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/storage/memory"
 )
@@ -159,8 +164,7 @@ func TestSection62PutCreatesConfirmsAndConflicts(t *testing.T) {
 		for field, other := range map[string]any{
 			"pattern": "other/*", "streams": []string{"a"}, "wake_stream": "wake/other", "description": "none", "lease_ttl_ms": 6000,
 		} {
-			differs := object{}
-			maps.Copy(differs, config)
+			differs := maps.Clone(config)
 			differs[field] = other
 			s.wantCode(s.ask("PUT", sub, "", differs, 409), "SUBSCRIPTION_ALREADY_EXISTS")
 		}
@@ -263,6 +267,8 @@ func TestSection64MembershipByName(t *testing.T) {
 
 func TestSection65TheKeySet(t *testing.T) {
 	inBubble(t, func(s *subscribing) {
+		// A store has keys from its first webhook on.
+		s.ask("PUT", sub, "", object{"type": "webhook", "pattern": "a", "webhook": object{"url": "https://example.com/hook"}}, 201)
 		read := func() (string, http.Header) {
 			w := httptest.NewRecorder()
 			s.handler.ServeHTTP(w, httptest.NewRequest("GET", "http://server.example/v1/stream/__ds/jwks.json", nil))
@@ -424,4 +430,80 @@ func TestReservedPathsAreNoStreams(t *testing.T) {
 		s.ask("GET", sub+"/claim", "", nil, 405)
 		s.ask("GET", "__ds/subscriptions/a%2Fb", "", nil, 404)
 	})
+}
+
+// Two workers share the wakes of a subscription over the network, until everything has been worked on.
+func TestWorkersShareASubscription(t *testing.T) {
+	s := &subscribing{T: t, driver: new(memory.Driver)}
+	s.start()
+	defer s.stop()
+	host := httptest.NewServer(s.handler)
+	defer host.Close()
+	client := &dsclient.Client{Base: host.URL + "/v1/stream"}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := client.Create(ctx, "wake/pool", dsclient.CreateOptions{ContentType: "application/json"})
+	must(err)
+	if code := run([]string{"sub", "create", "pool", "--pattern", "jobs/*", "--wake-stream", "wake/pool", "--url", client.Base}, stdio{out: io.Discard, err: io.Discard}); code != 0 {
+		t.Fatal(code)
+	}
+	var mu sync.Mutex
+	seen := make(map[string]dsclient.Offset)
+	all := make(chan struct{})
+	var workers sync.WaitGroup
+	stopped, stop := context.WithCancel(ctx)
+	for i := range 2 {
+		workers.Go(func() {
+			_ = client.Work(stopped, "pool", dsclient.WorkOptions{Worker: fmt.Sprint(i)}, func(_ context.Context, w *dsclient.Claim) error {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, l := range w.Streams {
+					if l.Acked != cmp.Or(seen[l.Path], dsclient.Offset(offsetAt(0))) {
+						t.Errorf("%+v, and %s was acknowledged", l, seen[l.Path])
+					}
+					seen[l.Path] = l.Tail
+					w.Progress(l.Path, l.Tail)
+				}
+				if len(seen) == 3 && !slices.ContainsFunc(slices.Collect(maps.Values(seen)), func(o dsclient.Offset) bool { return o != dsclient.Offset(offsetAt(5)) }) {
+					select {
+					case <-all:
+					default:
+						close(all)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	for i := range 15 {
+		path := fmt.Sprintf("jobs/%d", i%3)
+		if i < 3 {
+			_, err := client.Create(ctx, path, dsclient.CreateOptions{ContentType: "text/plain"})
+			must(err)
+		}
+		_, err := client.Append(ctx, path, []byte("x"), dsclient.AppendOptions{ContentType: "text/plain"})
+		must(err)
+	}
+	select {
+	case <-all:
+	case <-ctx.Done():
+		t.Fatal("not everything was worked on")
+	}
+	stop()
+	workers.Wait()
+	var out bytes.Buffer
+	for _, args := range [][]string{{"ls"}, {"show", "pool"}, {"replay", "pool"}, {"rm", "pool"}, {"ls", "--json"}} {
+		if code := run(append([]string{"sub"}, append(args, "--url", client.Base)...), stdio{out: &out, err: &out}); code != 0 {
+			t.Fatal(args, code, out.String())
+		}
+	}
+	if !strings.Contains(out.String(), "jobs/1") {
+		t.Fatal(out.String())
+	}
 }
