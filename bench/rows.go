@@ -44,6 +44,7 @@ var scenarios = []scenario{
 	{rows: []string{"session/produce/1"}, measure: sessionBatches(1)},
 	{rows: []string{"session/produce/4"}, measure: sessionBatches(4)},
 	{rows: []string{"session/consume"}, measure: sessionConsume},
+	{rows: []string{"webhook/1000"}, measure: webhooks},
 	{rows: []string{"session/produce/latency"}, measure: sessionLatency},
 }
 
