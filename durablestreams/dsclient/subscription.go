@@ -173,6 +173,7 @@ func (c *Client) control(ctx context.Context, method, path, token string, query 
 	if err != nil {
 		return 0, err
 	}
+	defer resp.Body.Close()
 	defer drain(resp.Body)
 	if into == nil {
 		return resp.StatusCode, nil
