@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,8 +68,10 @@ func TestItemsAreWhatWasDoneToThem(t *testing.T) {
 }
 
 func playItems(t *testing.T, rt *rapid.T, kept storage.Driver, shared bool) {
+	var clock atomic.Pointer[time.Time] // read in the background, too
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	cfg := engine.Config{Now: func() time.Time { return now }, SweepInterval: -1}
+	clock.Store(&now)
+	cfg := engine.Config{Now: func() time.Time { return *clock.Load() }, SweepInterval: -1}
 	worlds := []*world{newWorld(t, kept, cfg)}
 	if shared {
 		worlds = append(worlds, newWorld(t, kept, cfg))
@@ -84,7 +87,8 @@ func playItems(t *testing.T, rt *rapid.T, kept storage.Driver, shared bool) {
 	for range rapid.IntRange(1, 30).Draw(rt, "steps") {
 		w := rapid.SampledFrom(worlds).Draw(rt, "engine")
 		group := rapid.SampledFrom(groups).Draw(rt, "group")
-		now = now.Add(time.Duration(rapid.IntRange(0, 2).Draw(rt, "seconds")) * time.Second)
+		now := clock.Load().Add(time.Duration(rapid.IntRange(0, 2).Draw(rt, "seconds")) * time.Second)
+		clock.Store(&now)
 		for _, g := range m {
 			maps.DeleteFunc(g, func(_ string, it modelItem) bool { return !it.expires.IsZero() && !now.Before(it.expires) })
 		}
