@@ -158,7 +158,7 @@ func (e *Engine) Close() error {
 	defer close(e.done)
 	close(e.closed)
 	e.cleaner.stop()
-	e.subscriptions.cancel()
+	e.subscriptions.stop()
 	e.operations.Wait()
 	e.flushAccess()
 	e.committers.Wait()

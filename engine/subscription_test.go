@@ -9,6 +9,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -20,7 +21,7 @@ type subscribed struct {
 	*engine.Engine
 }
 
-func subscribe(t *testing.T, driver *memory.Driver, pattern string) *subscribed {
+func subscribe(t *testing.T, driver storage.Driver, pattern string) *subscribed {
 	t.Helper()
 	e, err := engine.Open(driver, engine.Config{})
 	if err != nil {

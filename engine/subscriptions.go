@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +78,27 @@ func (s *subscriptions) start(e *Engine) {
 			defer e.operations.Done()
 			s.recover(s.ctx)
 		}()
+	}
+}
+
+// stop ends what waits for a time: a timer would keep the engine, and its driver, in memory until then. The
+// engine is closing, and so no timer is set any more.
+func (s *subscriptions) stop() {
+	s.cancel()
+	s.mu.Lock()
+	stores := slices.Collect(maps.Values(s.stores))
+	s.mu.Unlock()
+	for _, ss := range stores {
+		ss.mu.Lock()
+		subs := slices.Collect(maps.Values(ss.byID))
+		ss.mu.Unlock()
+		for _, sub := range subs {
+			sub.mu.Lock()
+			if sub.timer != nil {
+				sub.timer.Stop()
+			}
+			sub.mu.Unlock()
+		}
 	}
 }
 
@@ -346,8 +368,9 @@ func linksGlob(c *runnel.SubscriptionConfig, path string) bool {
 	return c.Pattern != "" && path != c.WakeStream && runnel.MatchPattern(c.Pattern, path)
 }
 
-// note says that subscriptions may have work on a stream, and returns those that it was not said of yet.
-func (ss *subscribers) note(addr runnel.Segment, id uint64, subs []*subscriber) []*subscriber {
+// note says that subscriptions may have work on a stream, and returns those that it was not said of yet; all
+// of them if whoever was to be told may not have been.
+func (ss *subscribers) note(addr runnel.Segment, id uint64, subs []*subscriber, all bool) []*subscriber {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	key := markID{addr.Space, id}
@@ -361,7 +384,7 @@ func (ss *subscribers) note(addr runnel.Segment, id uint64, subs []*subscriber) 
 	}
 	var told []*subscriber
 	for _, s := range subs {
-		if _, known := m.subs[s]; !known && s.pending != nil {
+		if _, known := m.subs[s]; (all || !known) && s.pending != nil {
 			m.subs[s] = struct{}{}
 			s.pending[m] = struct{}{}
 			told = append(told, s)
@@ -387,6 +410,7 @@ func (t *tx) mark(seg *segment) {
 	}
 	inc := seg.staged.inc
 	m := &inc.marked
+	fresh := !m.known // what an earlier one in memory has staged may have failed, and nobody was kicked
 	if version := ss.version.Load(); !m.known || m.version != version {
 		m.subs, m.version = ss.match(seg.addr().Path())
 		m.known, m.noted = true, false
@@ -399,7 +423,7 @@ func (t *tx) mark(seg *segment) {
 		m.stands = true
 	}
 	m.noted = true
-	t.b.kicks = append(t.b.kicks, ss.note(seg.addr(), inc.id, m.subs)...)
+	t.b.kicks = append(t.b.kicks, ss.note(seg.addr(), inc.id, m.subs, fresh)...)
 }
 
 // markBytes is what a mark takes in a batch.
@@ -476,7 +500,7 @@ func (ss *subscribers) search(ctx context.Context, once bool) error {
 			}
 			addr := part.Segment(string(name))
 			subs, _ := ss.match(addr.Path())
-			ss.note(addr, id, subs)
+			ss.note(addr, id, subs, true)
 		}
 	}
 	ss.mu.Lock()

@@ -333,7 +333,7 @@ func (s *subscriber) run(ctx context.Context) {
 			err = s.work(ctx)
 			e.subscriptions.slots.Release(1)
 		}
-		if err != nil && ctx.Err() == nil && !errors.Is(err, runnel.ErrNotFound) && e.Err() == nil {
+		if err != nil && !e.isClosing() && !errors.Is(err, runnel.ErrNotFound) && e.Err() == nil {
 			e.cfg.Logger.Warn("a subscription could not be looked after; it will be tried again", "subscription", s.id, "error", err)
 			s.kickIn(time.Second)
 		}
