@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"testing"
@@ -69,4 +70,42 @@ func claimAndClose(t *testing.T) weak.Pointer[memory.Driver] {
 		t.Fatal(err)
 	}
 	return weak.Make(driver)
+}
+
+func TestAnAckThatAnotherProcessHasOvertakenMovesNothingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := &memory.Driver{Shared: true}
+		driver := faulty.New(shared)
+		s := subscribe(t, driver, "events/*")
+		other, err := engine.Open(shared, engine.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		s.put("events/a")
+		s.put("events/a")
+		w := s.claim("worker")
+		synctest.Wait()
+		overtaken := false
+		driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Get && len(c.Key) > 0 && c.Key[0] == 'L' && !overtaken },
+			Then: func(ctx context.Context, _ faulty.Call, do func(context.Context) error) error {
+				overtaken = true
+				err := do(ctx)
+				if _, err := other.AckWake(ctx, w.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 2}}, false); err != nil {
+					t.Error(err)
+				}
+				return err
+			},
+		})
+		_, err = s.AckWake(t.Context(), w.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 1}}, false)
+		if !errors.Is(err, runnel.ErrAck) || !overtaken {
+			t.Fatalf("the ack was overtaken: %v; and answered with %v", overtaken, err)
+		}
+		for l, err := range other.SubscriptionLinks(t.Context(), noStore, "sub") {
+			if err != nil || l.Acked != 2 {
+				t.Fatal(l, err)
+			}
+		}
+	})
 }

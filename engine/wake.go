@@ -660,6 +660,11 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 			return err
 		}
 		for i := range moves {
+			if err := c.move(&moves[i]); err != nil {
+				return err
+			}
+		}
+		for i := range moves {
 			c.setLink(&moves[i])
 		}
 		c.row.Deadline = c.t.micros + s.ttl()
@@ -686,6 +691,16 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 		s.kickAt(row.Deadline)
 	}
 	return row.WakeID != "" && done, nil
+}
+
+// move checks against the link as staged what was checked against the one that was stored: by way of another
+// process the same wake may have been worked on since.
+func (c *change) move(to *record.Link) error {
+	have, err := c.link(to.Path)
+	if err != nil || have == nil || have.Segment != to.Segment || have.Acked <= to.Acked {
+		return err
+	}
+	return &runnel.AckError{Path: to.Path, Rule: fmt.Sprintf("goes back from %d to %d", have.Acked, to.Acked)}
 }
 
 // moves checks acks, and returns the links as they leave them. An ack of a place again is no mistake. Clip
