@@ -68,6 +68,14 @@ func (s *subscriptions) Subscriptions(ctx context.Context, store runnel.Store, a
 	return s.Engine.Subscriptions(ctx, store, after)
 }
 
+// SubscriptionLinks is asked for whatever an answer tells of a subscription, also to whoever creates it.
+func (s *subscriptions) SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error] {
+	if err := s.may(ctx, "read", auth.Read, store, id); err != nil {
+		return func(yield func(runnel.SubscriptionLink, error) bool) { yield(runnel.SubscriptionLink{}, err) }
+	}
+	return s.Engine.SubscriptionLinks(ctx, store, id)
+}
+
 func (s *subscriptions) DeleteSubscription(ctx context.Context, store runnel.Store, id string) error {
 	if err := s.may(ctx, "delete", auth.Admin, store, id); err != nil {
 		return err
