@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"iter"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/record"
+	"github.com/runnelhq/runnel/storage"
 )
 
 // deliveries are the webhooks that are to be called.
@@ -227,6 +229,9 @@ func (e *Engine) ReplayDelivery(ctx context.Context, store runnel.Store, id stri
 
 // LoadKeys returns what StoreKeys has kept for a store, and its version; nothing and 0 at first.
 func (e *Engine) LoadKeys(ctx context.Context, store runnel.Store) (data []byte, version uint64, err error) {
+	if known, err := e.hasKeys(ctx, store); !known {
+		return nil, 0, err
+	}
 	sp, err := e.enter(ctx, controlOf(store))
 	if err != nil {
 		return nil, 0, err
@@ -235,6 +240,22 @@ func (e *Engine) LoadKeys(ctx context.Context, store runnel.Store) (data []byte,
 	value, err := sp.readRow(ctx, []byte{keySecrets})
 	version, data = splitSecrets(value)
 	return data, version, err
+}
+
+// hasKeys tells whether storage has keys of a store, which leaves nothing in memory: anybody may ask for those
+// of any store.
+func (e *Engine) hasKeys(ctx context.Context, store runnel.Store) (bool, error) {
+	if err := e.begin(); err != nil {
+		return false, err
+	}
+	defer e.operations.Done()
+	switch _, err := e.driver.Get(ctx, controlOf(store), []byte{keySecrets}); {
+	case errors.Is(err, storage.ErrKeyNotFound):
+		return false, nil
+	case err != nil:
+		return false, storageError(err)
+	}
+	return true, nil
 }
 
 // StoreKeys keeps bytes for a store if those there have a version, and returns when they are durable. It
