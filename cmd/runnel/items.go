@@ -27,8 +27,8 @@ import (
 type itemsFlags struct {
 	Addr        string        `help:"Serve items on this host and port too, with WebSocket at its root." env:"RUNNEL_ITEMS_ADDR" placeholder:"HOST:PORT"`
 	InjectID    bool          `help:"Put the id of an item into values that subscribers are given, where they have none." env:"RUNNEL_ITEMS_INJECT_ID"`
-	ConnectURL  string        `name:"connect-url" help:"Ask this URL before a WebSocket is accepted; anything but 200 refuses it." env:"RUNNEL_ITEMS_CONNECT_URL" placeholder:"URL"`
-	JoinURL     string        `name:"join-url" help:"Ask this URL before a subscription is given anything; anything but 200 without {\"unauthorized\": true} refuses it." env:"RUNNEL_ITEMS_JOIN_URL" placeholder:"URL"`
+	ConnectURL  string        `name:"connect-url" help:"Ask this URL before a WebSocket is accepted; anything but a JSON answer with a 2xx status refuses it." env:"RUNNEL_ITEMS_CONNECT_URL" placeholder:"URL"`
+	JoinURL     string        `name:"join-url" help:"Ask this URL before a subscription is given anything; anything but a JSON answer with a 2xx status and without {\"unauthorized\": true} refuses it." env:"RUNNEL_ITEMS_JOIN_URL" placeholder:"URL"`
 	LeaveURL    string        `name:"leave-url" help:"Tell this URL of the end of each subscription." env:"RUNNEL_ITEMS_LEAVE_URL" placeholder:"URL"`
 	HookTimeout time.Duration `help:"Give connect-url, join-url and leave-url this long to answer." default:"5s" env:"RUNNEL_ITEMS_HOOK_TIMEOUT" placeholder:"TIME"`
 	HookSecret  string        `help:"Sign what is sent to these URLs, and to those of triggers, with this secret (HMAC-SHA256)." env:"RUNNEL_ITEMS_HOOK_SECRET" placeholder:"SECRET"`

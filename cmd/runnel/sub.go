@@ -176,7 +176,7 @@ func (c *subShowCmd) Run(ctx context.Context, std stdio) error {
 }
 
 type subRmCmd struct {
-	IDs []string `arg:"" help:"Ids of subscriptions."`
+	IDs []string `arg:"" name:"id" help:"Ids of subscriptions."`
 	remote
 }
 
@@ -190,14 +190,14 @@ func (c *subRmCmd) Run(ctx context.Context) error {
 }
 
 type subReplayCmd struct {
-	IDs []string `arg:"" help:"Ids of subscriptions."`
+	IDs []string `arg:"" name:"id" help:"Ids of subscriptions."`
 	remote
 }
 
 func (c *subReplayCmd) Run(ctx context.Context) error { return c.each(ctx, c.IDs, "replay") }
 
 type subDropCmd struct {
-	IDs []string `arg:"" help:"Ids of subscriptions."`
+	IDs []string `arg:"" name:"id" help:"Ids of subscriptions."`
 	remote
 }
 
