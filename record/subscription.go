@@ -77,7 +77,9 @@ func DecodeSubscription(value []byte) (Subscription, error) {
 		case 3:
 			s.Config.Pattern = string(f.bytes)
 		case 4:
-			s.Config.Streams = append(s.Config.Streams, string(f.bytes))
+			if len(f.bytes) > 0 { // no path is empty
+				s.Config.Streams = append(s.Config.Streams, string(f.bytes))
+			}
 		case 5:
 			s.Config.WebhookURL = string(f.bytes)
 		case 6:
