@@ -11,6 +11,7 @@ import (
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/session"
 	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 	"github.com/runnelhq/runnel/storage/pebblestore"
 )
@@ -24,6 +25,7 @@ type world struct {
 	*client.Client // the first one; others come from another
 	t              *testing.T
 	remote         bool
+	drivers        []*faulty.Driver // what each process uses
 	logs           []runnel.Log
 	urls           []string
 	next           int
@@ -31,6 +33,11 @@ type world struct {
 
 // everywhere runs a scenario on each transport and each driver.
 func everywhere(t *testing.T, scenario func(t *testing.T, w *world)) {
+	t.Helper()
+	everywhereWith(t, engine.Config{}, scenario)
+}
+
+func everywhereWith(t *testing.T, cfg engine.Config, scenario func(t *testing.T, w *world)) {
 	t.Helper()
 	drivers := map[string]func(t *testing.T) (d storage.Driver, engines int){
 		"memory":        func(*testing.T) (storage.Driver, int) { return new(memory.Driver), 1 },
@@ -49,7 +56,7 @@ func everywhere(t *testing.T, scenario func(t *testing.T, w *world)) {
 				w := &world{t: t, remote: transport == "websocket"}
 				d, engines := open(t)
 				for range engines {
-					w.open(d)
+					w.open(d, cfg)
 				}
 				w.Client = w.another()
 				scenario(t, w)
@@ -59,9 +66,11 @@ func everywhere(t *testing.T, scenario func(t *testing.T, w *world)) {
 }
 
 // open begins one more process that uses a driver.
-func (w *world) open(d storage.Driver) {
+func (w *world) open(d storage.Driver, cfg engine.Config) {
 	w.t.Helper()
-	e, err := engine.Open(d, engine.Config{})
+	faults := faulty.New(d)
+	w.drivers = append(w.drivers, faults)
+	e, err := engine.Open(faults, cfg)
 	must(w.t, err)
 	w.t.Cleanup(func() { must(w.t, e.Close()) })
 	w.logs = append(w.logs, e)

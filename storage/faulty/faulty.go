@@ -208,7 +208,12 @@ func ranged[T any](ctx context.Context, d *Driver, c Call, inner func(context.Co
 	return func(yield func(T, error) bool) {
 		left := false // the consumer has left, or has seen an error, and must not be called again
 		err := d.do(ctx, c, func(ctx context.Context) error {
+			most, cut := ctx.Value(midway{}).(int)
+			n := 0
 			for v, err := range inner(ctx) {
+				if n++; cut && n > most {
+					return nil
+				}
 				if !yield(v, err) || err != nil {
 					left = true
 					return err

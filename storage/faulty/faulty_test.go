@@ -338,3 +338,26 @@ func syncing(cache *faulty.WriteCache) faulty.Effect {
 		}
 	}
 }
+
+func TestAScanFailsMidway(t *testing.T) {
+	d := faulty.New(new(memory.Driver))
+	for _, key := range []string{"a", "b", "c"} {
+		wantError(t, commit(d, key, ""), nil)
+	}
+	for n, want := range []string{"", "a", "ab", "abc", "abc"} {
+		d.SetRules(faulty.Rule{When: faulty.On(faulty.Scan), Then: faulty.Midway(n, storage.ErrFailed)})
+		got, last := "", error(nil)
+		for kv, err := range d.Scan(ctx, here, storage.Range{}) {
+			if last = err; err == nil {
+				got += string(kv.Key)
+			}
+		}
+		if got != want {
+			t.Errorf("after %d it has yielded %q, want %q", n, got, want)
+		}
+		wantError(t, last, storage.ErrFailed)
+	}
+	d.SetRules(faulty.Rule{When: faulty.On(faulty.Get), Then: faulty.Midway(1, storage.ErrFailed)})
+	_, err := d.Get(ctx, here, []byte("a"))
+	wantError(t, err, storage.ErrFailed)
+}

@@ -2,6 +2,7 @@ package faulty
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 )
 
@@ -28,6 +29,22 @@ func After(answer error) Effect {
 		return answer
 	}
 }
+
+// Midway lets a sequence yield n values, or all if it has fewer, and then yields err, as Scan does when the
+// storage fails underway. Of a call that yields nothing it is Before.
+func Midway(n int, err error) Effect {
+	return func(ctx context.Context, c Call, do func(context.Context) error) error {
+		switch c.Op {
+		case Scan, Stores, Partitions:
+			return errors.Join(do(context.WithValue(ctx, midway{}, n)), err)
+		default:
+			return err
+		}
+	}
+}
+
+// midway is the key of how many values a sequence may yield.
+type midway struct{}
 
 // Wait calls hook and then lets then decide. The hook may block, on a channel or in a synctest bubble,
 // for as long as the test likes, and should return when ctx ends. An error of the hook is returned in
