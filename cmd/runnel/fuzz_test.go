@@ -18,10 +18,10 @@ import (
 )
 
 func FuzzSizes(f *testing.F) {
-	for _, seed := range []string{"0", "17", "64KiB", "10MB", "3 MiB", "-1", "+1", "1.5MiB", "9223372036854775807", "9223372036854775808", "8589934592GiB", "8589934591GiB", "B", "", "1_000", "1KiBB", "０", " 1"} {
+	for _, seed := range []string{"0", "17", "64KiB", "10MB", "3 MiB", "-1", "+1", "1.5MiB", "9223372036854775807", "9223372036854775808", "8589934592GiB", "8589934591GiB", "B", "", "1_000", "1KiBB", "０", " 1", "0\vB"} {
 		f.Add(seed)
 	}
-	form := regexp.MustCompile(`^\s*([+-]?[0-9]+)\s*(|B|KB|MB|GB|KiB|MiB|GiB)$`)
+	form := regexp.MustCompile(`^ *([+-]?[0-9]+) *(|B|KB|MB|GB|KiB|MiB|GiB)$`)
 	units := map[string]int64{"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 	f.Fuzz(func(t *testing.T, text string) {
 		var got byteSize

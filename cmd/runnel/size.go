@@ -27,7 +27,7 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+		n, err := strconv.ParseInt(strings.Trim(digits, " "), 10, 64)
 		if err != nil || n < 0 || n > math.MaxInt64/u.bytes {
 			break
 		}
