@@ -34,7 +34,7 @@ func (c *coverage) hit(what string) {
 }
 
 // missing returns what the runs together should have met, or looked at, and have not.
-func (c *coverage) missing(sometimes []string) []string {
+func (c *coverage) missing(sometimes, invariants []string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []string
@@ -57,7 +57,7 @@ func (c *coverage) String() string {
 	defer c.mu.Unlock()
 	var b strings.Builder
 	b.WriteString("  checked  invariant\n")
-	for _, name := range invariants {
+	for _, name := range slices.Sorted(maps.Keys(c.looked)) {
 		fmt.Fprintf(&b, "%9d  %s\n", c.looked[name], name)
 	}
 	b.WriteString("\n      met\n")

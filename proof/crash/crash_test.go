@@ -22,21 +22,37 @@ var (
 
 // TestSeeds simulates many runs. It prints what they have looked at and met.
 func TestSeeds(t *testing.T) {
+	simulate(t, plan{}, *seeds, demands{
+		invariants: invariants, few: fewSeeds, often: often, many: manySeeds, sometimes: append(failures(), sometimes...),
+	})
+}
+
+// demands are what runs must have met, or they prove little: what is often after few of them, and what is sometimes
+// too after many.
+type demands struct {
+	invariants       []string // that must have been looked at
+	few, many        int
+	often, sometimes []string
+}
+
+// simulate runs a plan under many seeds.
+func simulate(t *testing.T, p plan, seeds int, d demands) {
+	t.Helper()
 	cover := newCoverage()
 	began := time.Now()
 	told := began
 	done := 0
 	for more := true; more; {
-		p := plan{seed: *seed + uint64(done), steps: *steps, skip: parseSkip(t, *skip), cover: cover}
+		p.seed, p.steps, p.skip, p.cover = *seed+uint64(done), *steps, parseSkip(t, *skip), cover
 		lines, found := run(t, p)
 		if found != nil {
 			report(t, p, lines, found)
 		}
 		done++
-		if more = done < *seeds; *duration > 0 {
+		if more = done < seeds; *duration > 0 {
 			more = time.Since(began) < *duration
 		}
-		if *seeds == 1 && *duration == 0 && testing.Verbose() {
+		if seeds == 1 && *duration == 0 && testing.Verbose() {
 			t.Logf("history:\n  %s", strings.Join(lines, "\n  "))
 		}
 		if time.Since(told) > 30*time.Second {
@@ -47,21 +63,20 @@ func TestSeeds(t *testing.T) {
 	if *steps >= 250 && *skip == "" {
 		var expected []string
 		switch {
-		case done >= manySeeds:
-			expected = append(expected, often...)
-			expected = append(expected, sometimes...)
-			expected = append(expected, failures()...)
-		case done >= fewSeeds:
-			expected = often
+		case done >= d.many:
+			expected = append(expected, d.often...)
+			expected = append(expected, d.sometimes...)
+		case done >= d.few:
+			expected = d.often
 		}
 		if expected != nil {
-			for _, text := range cover.missing(expected) {
+			for _, text := range cover.missing(expected, d.invariants) {
 				t.Error(text)
 			}
 		}
 	}
-	t.Logf("%d seeds from %d in %v:\n%s\nto go on: go test ./proof/crash -run TestSeeds -args -seed %d",
-		done, *seed, time.Since(began).Round(time.Millisecond), cover, *seed+uint64(done))
+	t.Logf("%d seeds from %d in %v:\n%s\nto go on: go test ./proof/crash -run %s -args -seed %d",
+		done, *seed, time.Since(began).Round(time.Millisecond), cover, t.Name(), *seed+uint64(done))
 }
 
 // report ends the test with a run that violates an invariant, made short.
@@ -70,8 +85,8 @@ func report(t *testing.T, p plan, lines []string, found *violation) {
 	if *skip == "" {
 		p, lines, found = minimise(t, p, lines, found, *patience)
 	}
-	t.Fatalf("seed %d violates\n  %s\n\nhistory, minimised:\n  %s\n\ngo test ./proof/crash -run TestSeeds -v -args -seeds 1 -seed %d -steps %d -skip %s",
-		p.seed, found, strings.Join(lines, "\n  "), p.seed, p.steps, formatSkip(p.skip))
+	t.Fatalf("seed %d violates\n  %s\n\nhistory, minimised:\n  %s\n\ngo test ./proof/crash -run %s -v -args -seeds 1 -seed %d -steps %d -skip %s",
+		p.seed, found, strings.Join(lines, "\n  "), t.Name(), p.seed, p.steps, formatSkip(p.skip))
 }
 
 // How many runs must have met what is often and what is sometimes.

@@ -20,12 +20,18 @@
 // space must be what the model was after some prefix of its operations, one that includes everything
 // that was acknowledged and everything that any reader saw.
 //
+// Items live through such runs too, as a guest (TestItems): clients write to them in every way there is, keep
+// tables by snapshots and tails, and have a trigger on them. There the oracle is the log that is found: each of its
+// entries must be what somebody asked for, under a condition that held, and everything that was told or shown must be
+// what it says.
+//
 // To add to it:
 //
 //   - an operation is an entry of operations; its call says what the model makes of it and how it is done;
 //   - an invariant is a name in invariant_test.go, and a check of it wherever it can be looked at;
 //   - a workload is an entry of profiles: weights over the operations, and what new segments are like;
 //   - a way in which the disk fails is an entry of faults;
+//   - a part of the system with a model of its own is a guest, with its own demands and mutations;
 //   - what runs should meet is a name in often or sometimes, and a hit of it where it is met;
 //   - a mistake that the simulator must see is an entry of mutations.
 package crash

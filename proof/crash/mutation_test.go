@@ -54,14 +54,17 @@ func without(drop func(o *storage.Op) bool) func(context.Context, storage.Driver
 	}
 }
 
-// mutations are ways in which the system could be wrong, and is made so from outside. The first byte of
-// a key says what a row is; see engine/keys.go.
-var mutations = []struct {
+// mutation is a way in which the system could be wrong.
+type mutation struct {
 	name string
 	make func() variant
 	// under is the workload that it is looked for in; the zero profile is one that is drawn.
 	under profile
-}{
+}
+
+// mutations are ways in which the system could be wrong, and is made so from outside. The first byte of
+// a key says what a row is; see engine/keys.go.
+var mutations = []mutation{
 	{name: "a commit is acknowledged before it is synced", make: brokenCommits(func(ctx context.Context, d storage.Driver, p storage.Partition, b *storage.Batch) (storage.Version, error) {
 		go d.Commit(ctx, p, copied(b)) //nolint:errcheck // that nobody asks is the point
 		return 0, nil
@@ -181,11 +184,15 @@ func resumingAt(by int) func() variant {
 }
 
 // TestTheMachineryCanSee breaks the system in ways that the simulator must notice.
-func TestTheMachineryCanSee(t *testing.T) {
+func TestTheMachineryCanSee(t *testing.T) { see(t, mutations, nil) }
+
+// see breaks the system in ways that runs with a guest must notice.
+func see(t *testing.T, mutations []mutation, invite func(s *sim) guest) {
+	t.Helper()
 	for _, m := range mutations {
 		t.Run(m.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= 300; seed++ {
-				p := plan{seed: seed, steps: *steps, cover: newCoverage(), variant: m.make()}
+				p := plan{seed: seed, steps: *steps, cover: newCoverage(), variant: m.make(), invite: invite}
 				if m.under.name != "" {
 					p.profile = &m.under
 				}

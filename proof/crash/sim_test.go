@@ -32,6 +32,7 @@ type variant struct {
 	log    func(log) log
 	disk   func(*disk)
 	web    func(http.Handler) http.Handler
+	items  func(itemLog) itemLog
 }
 
 // plan says what to run.
@@ -42,6 +43,8 @@ type plan struct {
 	variant variant
 	profile *profile // nil to draw one
 	cover   *coverage
+	// invite lets another part of the system live through the run; nil for none.
+	invite func(s *sim) guest
 }
 
 // run simulates a plan. It returns the history, and what was violated, nil if nothing.
@@ -104,6 +107,7 @@ type sim struct {
 	born    map[runnel.Segment]bool // names that have been in use
 	ops     int
 	gen     int
+	guest   guest // nil for none
 	gated   bool
 	broken  bool // the disk has failed
 	forking bool // a fork is between its two commits, and nothing else is under way
@@ -295,6 +299,9 @@ func (s *sim) run() {
 		s.spaces[space] = &history{space: space}
 	}
 	s.drawProfile(s.rand(1 << 43))
+	if s.invite != nil {
+		s.guest = s.invite(s)
+	}
 	s.open(s.rand(1<<40), vfs.NewCrashableMem())
 	for i := range s.steps {
 		if !s.skip[i] {
@@ -304,6 +311,9 @@ func (s *sim) run() {
 	r := s.rand(1<<40 + 1)
 	s.crash(r, s.disk.snap(), "at the end")
 	s.restart(r)
+	if s.guest != nil {
+		s.guest.finish()
+	}
 }
 
 // step does one thing.
@@ -364,6 +374,10 @@ func (s *sim) start(r *rand.Rand) {
 	}
 	if r.IntN(4) > 0 {
 		s.pass(time.Millisecond)
+	}
+	if s.guest != nil && r.IntN(8) > 0 {
+		s.guest.act(r)
+		return
 	}
 	if r.IntN(4) == 0 {
 		s.readSlowly(r)
@@ -510,6 +524,9 @@ func (s *sim) settle() {
 	s.collect()
 	s.look()
 	s.keepAlive()
+	if s.guest != nil {
+		s.guest.look()
+	}
 }
 
 // collect takes the answers that have come.
@@ -740,12 +757,18 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	s.broken, s.armed, s.forking, s.jumped = false, false, false, false
 	s.flights = nil
 	s.gated = false
+	if s.guest != nil {
+		s.guest.open()
+	}
 }
 
 // quit lets a generation go. What it still does is of no consequence to the disk of the next.
 func (s *sim) quit() {
 	if s.handler == nil {
 		return
+	}
+	if s.guest != nil {
+		s.guest.park()
 	}
 	if !s.broken {
 		s.disk.setFault(nil)
@@ -780,6 +803,9 @@ func (s *sim) restart(r *rand.Rand) {
 		x.life.touch(s.now()) // as the last thing that it does
 	}
 	s.parkReaders()
+	if s.guest != nil {
+		s.guest.park()
+	}
 	s.cancel()
 	synctest.Wait()
 	_ = s.handler.Close()

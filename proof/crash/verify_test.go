@@ -30,6 +30,9 @@ func (s *sim) verify() {
 		}
 	}
 	s.verifyList()
+	if s.guest != nil {
+		s.guest.verify()
+	}
 	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool { return !s.resume(x) })
 	s.settle()
 	s.probe()
