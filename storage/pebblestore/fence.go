@@ -25,6 +25,7 @@ type fence struct {
 	vfs.FS
 	stop *stop
 	room *room
+	fill int64 // how far a log is filled ahead at a time, in bytes
 
 	// changes is held shared by every change under way, and taken by drain.
 	changes sync.RWMutex
@@ -105,7 +106,11 @@ func (f *fence) create(name, verb string, category vfs.DiskWriteCategory, op fun
 	if err != nil {
 		return nil, err
 	}
-	return &fencedFile{File: file, fence: f, name: name, compaction: compaction}, nil
+	fenced := &fencedFile{File: file, fence: f, name: name, compaction: compaction}
+	if isLog(name) {
+		return newLogFile(fenced), nil
+	}
+	return fenced, nil
 }
 
 // compacts tells whether a file of the category is written by a compaction.

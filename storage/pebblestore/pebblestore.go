@@ -52,7 +52,11 @@ func Open(dir string, cfg Config) (*Driver, error) {
 	if opts.FS = cfg.FS; opts.FS == nil {
 		opts.WithFSDefaults()
 	}
-	fence := &fence{FS: opts.FS, stop: stop, room: newRoom(opts.FS, dir, cfg.KeepFreeBytes, cfg.Logger)}
+	fence := &fence{
+		FS: opts.FS, stop: stop,
+		room: newRoom(opts.FS, dir, cfg.KeepFreeBytes, cfg.Logger),
+		fill: int64(min(fillBytes, cfg.MemTableBytes)),
+	}
 	opts.FS = fence
 	fence.room.open()
 
