@@ -23,7 +23,9 @@
 // Items live through such runs too, as a guest (TestItems): clients write to them in every way there is, keep
 // tables by snapshots and tails, and have a trigger on them. There the oracle is the log that is found: each of its
 // entries must be what somebody asked for, under a condition that held, and everything that was told or shown must be
-// what it says.
+// what it says. And so do subscriptions (TestSubscriptions): writers, workers and receivers of webhooks, over crashes
+// between an append and its wake, a wake and its claim, a claim and its acks, an attempt and its outcome. In the end
+// workers do what they are told of, and no more, and then nothing may be left.
 //
 // To add to it:
 //

@@ -33,6 +33,7 @@ type variant struct {
 	disk   func(*disk)
 	web    func(http.Handler) http.Handler
 	items  func(itemLog) itemLog
+	subs   func(subLog) subLog
 }
 
 // plan says what to run.
