@@ -1,8 +1,8 @@
 package auth
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -27,11 +27,33 @@ var ErrNotMine = errors.New("auth: a token of another kind")
 // MaxTokenBytes is the longest token, in bytes.
 const MaxTokenBytes = 8 << 10
 
-// Authenticator finds out who makes a request.
-type Authenticator struct{ verifiers []Verifier }
+// DefaultMaxFailures is how many tokens of one address are refused in a minute before others are not looked at.
+const DefaultMaxFailures = 100
+
+// Config tunes an Authenticator. The zero Config is right for most servers that are not behind a proxy.
+type Config struct {
+	// MaxFailures is how many tokens that are not valid one address may send in a minute; of IPv6, a network
+	// of 64 bits. What it sends beyond is answered 429, and not looked at, unless it is a token that was good
+	// before. A request without a token does not count. 0 means DefaultMaxFailures, and less means any number.
+	MaxFailures int
+	// Forwarded says that requests come through a proxy that adds the address of its client to
+	// X-Forwarded-For.
+	Forwarded bool
+}
+
+// Authenticator finds out who makes a request. All methods may be called concurrently.
+type Authenticator struct {
+	verifiers []Verifier
+	forwarded bool
+	attempts  attempts
+}
 
 // New returns an authenticator that asks the verifiers in turn. Without any it admits nobody.
-func New(verifiers ...Verifier) *Authenticator { return &Authenticator{verifiers: verifiers} }
+func New(cfg Config, verifiers ...Verifier) *Authenticator {
+	return &Authenticator{
+		verifiers: verifiers, forwarded: cfg.Forwarded, attempts: attempts{most: cmp.Or(cfg.MaxFailures, DefaultMaxFailures)},
+	}
+}
 
 // Verify returns whose a token is. The error matches runnel.ErrUnauthorized unless it could not be found out.
 func (a *Authenticator) Verify(ctx context.Context, token string) (*Principal, error) {
@@ -58,42 +80,44 @@ func (a *Authenticator) Verify(ctx context.Context, token string) (*Principal, e
 // context, and without the token, so that it does not get into logs. The token is in the header
 // Authorization, as RFC 6750 has it; where a browser cannot set that, in the query parameter of a GET, or
 // among the subprotocols of a WebSocket (wire.QueryToken, wire.SubprotocolToken). The error matches
-// runnel.ErrUnauthorized, or runnel.ErrInvalid if there are several tokens.
+// runnel.ErrUnauthorized, runnel.ErrInvalid if there are several tokens, or runnel.ErrUnavailable if too many
+// that are not valid have come from the address of the request.
 func (a *Authenticator) Admit(r *http.Request) (*http.Request, error) {
 	token, clean, err := takeToken(r)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.Verify(r.Context(), token)
+	p, err := a.verify(r, token)
 	if err != nil {
 		return nil, err
 	}
 	return clean.WithContext(WithPrincipal(clean.Context(), p)), nil
 }
 
-// Before returns a handler that admits requests to next, and answers others with 401.
+// verify is Verify, for as long as the address of the request has not sent too much that is not valid.
+func (a *Authenticator) verify(r *http.Request, token string) (*Principal, error) {
+	if token == "" {
+		return a.Verify(r.Context(), token)
+	}
+	done, err := a.attempts.try(addressOf(r, a.forwarded), token)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Verify(r.Context(), token)
+	done(err == nil, errors.Is(err, runnel.ErrUnauthorized))
+	return p, err
+}
+
+// Before returns a handler that admits requests to next, and answers others with 401, or 429.
 func (a *Authenticator) Before(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		admitted, err := a.Admit(r)
 		if err != nil {
-			refuse(w, err)
+			wire.Refuse(w, err)
 			return
 		}
 		next.ServeHTTP(w, admitted)
 	})
-}
-
-// refuse answers an error in the form that all have.
-func refuse(w http.ResponseWriter, err error) {
-	f := wire.ErrorOf(err)
-	for i := 0; i+1 < len(f.Headers); i += 2 {
-		w.Header().Set(f.Headers[i], f.Headers[i+1])
-	}
-	w.Header().Set(wire.HeaderContentType, "application/json")
-	w.Header().Set(wire.HeaderCacheControl, "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(f.Status)
-	_ = json.NewEncoder(w).Encode(f.NewBody()) // whoever is gone needs no answer
 }
 
 // takeToken returns the token of a request, empty if it has none, and the request without it.

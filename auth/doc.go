@@ -2,7 +2,7 @@
 // what they may do.
 //
 //	tokens, err := auth.OpenTokens("tokens")
-//	who := auth.New(tokens)
+//	who := auth.New(auth.Config{}, tokens)
 //	guard := auth.NewGuard(engine)
 //	streams := durablestreams.New(guard, durablestreams.Config{
 //		Admit: who.Admit, Store: auth.Store, Bind: auth.BindRequest, Own: engine, Private: true,

@@ -28,13 +28,13 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	who := auth.New(signed)
+	who := auth.New(auth.Config{}, signed)
 	streams := durablestreams.New(auth.NewGuard(eng), durablestreams.Config{
 		Admit: who.Admit, Store: auth.Store, Bind: auth.BindRequest, Own: eng, Private: true,
 	})
 	defer streams.Close()
 
-	token, err := auth.Sign(secret, "ann", "", nil, time.Now().Add(time.Hour), auth.Scope{Verbs: auth.Write, Path: "chats"})
+	token, _, err := auth.Sign(secret, "ann", "", nil, time.Now().Add(time.Hour), auth.Scope{Verbs: auth.Write, Path: "chats"})
 	if err != nil {
 		log.Fatal(err)
 	}

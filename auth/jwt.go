@@ -50,6 +50,8 @@ type JWTConfig struct {
 	Audience []string
 	// Leeway is how far the clocks of whoever signs may be off. 0 means DefaultLeeway, less than 0 none.
 	Leeway time.Duration
+	// Revoked are ids (jti) of tokens that are not admitted any more; nil for none.
+	Revoked *Revoked
 	// KeysInterval is how often key sets are fetched. 0 means DefaultKeysInterval.
 	KeysInterval time.Duration
 	// KeysPause is the least time between two fetches that tokens of unknown keys cause. 0 means
@@ -232,6 +234,9 @@ func (v *JWT) Verify(ctx context.Context, token string) (*Principal, error) {
 		}
 	}
 	p := NewPrincipal(c.Subject, c.ExpiresAt.Add(max(0, cmp.Or(v.cfg.Leeway, DefaultLeeway))), scopes...)
+	if p.ending = v.cfg.Revoked.ending(c.ID); p.ending == nil {
+		return nil, errRevoked
+	}
 	v.seen.put(sum, p)
 	return p, nil
 }
@@ -296,13 +301,13 @@ func reasonOf(err error) string {
 }
 
 // Sign returns a token of HS256 for a subject, signed with a secret of at least MinSecretBytes bytes. Issuer and audience
-// are left out where they are empty. The error matches runnel.ErrInvalid.
-func Sign(secret []byte, subject, issuer string, audience []string, expires time.Time, scopes ...Scope) (string, error) {
+// are left out where they are empty. The id is its jti, by which it can be revoked. The error matches runnel.ErrInvalid.
+func Sign(secret []byte, subject, issuer string, audience []string, expires time.Time, scopes ...Scope) (token, id string, err error) {
 	switch {
 	case len(secret) < MinSecretBytes:
-		return "", &runnel.InvalidError{What: "JWT secret", Rule: fmt.Sprintf("has %d bytes, and must have at least %d", len(secret), MinSecretBytes)}
+		return "", "", &runnel.InvalidError{What: "JWT secret", Rule: fmt.Sprintf("has %d bytes, and must have at least %d", len(secret), MinSecretBytes)}
 	case subject == "" || len(scopes) == 0:
-		return "", &runnel.InvalidError{What: "token", Rule: "needs a subject and a scope"}
+		return "", "", &runnel.InvalidError{What: "token", Rule: "needs a subject and a scope"}
 	}
 	now := time.Now()
 	c := struct {
@@ -318,7 +323,8 @@ func Sign(secret []byte, subject, issuer string, audience []string, expires time
 		}
 		c.Scope += s.String()
 	}
-	return jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(secret)
+	token, err = jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(secret)
+	return token, c.ID, err
 }
 
 // seen remembers tokens that were verified, so that each request of a client does not cost a signature.

@@ -113,7 +113,7 @@ func TestASignedTokenSaysWhoAsks(t *testing.T) {
 		}
 	}
 	wantSubject(t, v, "the older secret", sign(t, jwt.SigningMethodHS256, older, "", valid()), "ann")
-	ours, err := auth.Sign(secret, "bob", "", nil, time.Now().Add(time.Minute), auth.Scope{Verbs: auth.Write, Path: "a b"}, auth.Scope{Verbs: auth.Read})
+	ours, _, err := auth.Sign(secret, "bob", "", nil, time.Now().Add(time.Minute), auth.Scope{Verbs: auth.Write, Path: "a b"}, auth.Scope{Verbs: auth.Read})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestAConfigOfJWTsThatWouldBelieveTooMuchIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := auth.Sign([]byte("short"), "a", "", nil, time.Now().Add(time.Hour), auth.Scope{Verbs: auth.Read}); !errors.Is(err, runnel.ErrInvalid) {
+	if _, _, err := auth.Sign([]byte("short"), "a", "", nil, time.Now().Add(time.Hour), auth.Scope{Verbs: auth.Read}); !errors.Is(err, runnel.ErrInvalid) {
 		t.Error(err)
 	}
 }

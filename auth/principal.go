@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"time"
 
@@ -14,15 +15,24 @@ type Principal struct {
 	subject string
 	expires time.Time
 	scopes  []Scope
+	ending  *ending
+}
+
+// ending is what ends with a principal. Principals of one token may share one.
+type ending struct {
 	revoked context.Context //nolint:containedctx // done when it is revoked; what is bound to it ends with it
-	revoke  context.CancelCauseFunc
+	end     context.CancelCauseFunc
+}
+
+func newEnding() *ending {
+	e := new(ending)
+	e.revoked, e.end = context.WithCancelCause(context.Background())
+	return e
 }
 
 // NewPrincipal returns a principal that expires at a time, the zero time for never.
 func NewPrincipal(subject string, expires time.Time, scopes ...Scope) *Principal {
-	p := &Principal{subject: subject, expires: expires, scopes: slices.Clone(scopes)}
-	p.revoked, p.revoke = context.WithCancelCause(context.Background())
-	return p
+	return &Principal{subject: subject, expires: expires, scopes: slices.Clone(scopes), ending: newEnding()}
 }
 
 // Subject is the name of who asks.
@@ -40,12 +50,12 @@ var (
 )
 
 // Revoke ends what the principal may do, at once and for good. What is bound to it ends.
-func (p *Principal) Revoke() { p.revoke(errRevoked) }
+func (p *Principal) Revoke() { p.ending.end(errRevoked) }
 
 // Err returns nil while the principal may be served, and then a [*runnel.UnauthorizedError].
 func (p *Principal) Err() error {
 	switch {
-	case p.revoked.Err() != nil:
+	case p.ending.revoked.Err() != nil:
 		return errRevoked
 	case !p.expires.IsZero() && !time.Now().Before(p.expires):
 		return errExpired
@@ -57,12 +67,13 @@ func (p *Principal) Err() error {
 // [*runnel.UnauthorizedError] as its cause. The function that comes with it must be called when it is not needed any more.
 func (p *Principal) Bind(ctx context.Context) (context.Context, context.CancelFunc) {
 	bound, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(p.revoked, func() { cancel(errRevoked) })
+	stop := context.AfterFunc(p.ending.revoked, func() { cancel(errRevoked) })
+	// What is bound keeps the principal, so that a revocation finds it.
 	if p.expires.IsZero() {
-		return bound, func() { stop(); cancel(nil) }
+		return bound, func() { stop(); cancel(nil); runtime.KeepAlive(p) }
 	}
 	timed, end := context.WithDeadlineCause(bound, p.expires, errExpired)
-	return timed, func() { stop(); cancel(nil); end() }
+	return timed, func() { stop(); cancel(nil); end(); runtime.KeepAlive(p) }
 }
 
 // Request is something that somebody wants to do.
@@ -141,6 +152,23 @@ func WithPrincipal(ctx context.Context, p *Principal) context.Context {
 func PrincipalOf(ctx context.Context) *Principal {
 	p, _ := ctx.Value(contextKey{}).(*Principal)
 	return p
+}
+
+// SubjectOf returns the name of who asks in a context, empty if nobody is known to.
+func SubjectOf(ctx context.Context) string {
+	if p := PrincipalOf(ctx); p != nil {
+		return p.Subject()
+	}
+	return ""
+}
+
+// BindPrincipal is [Principal.Bind] for who asks in the context. Where nobody is known to, the context that it
+// returns ends by nothing else.
+func BindPrincipal(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p := PrincipalOf(ctx); p != nil {
+		return p.Bind(ctx)
+	}
+	return context.WithCancel(ctx)
 }
 
 // Check returns nil if whoever asks in the context may do what is requested. Where nobody is known to ask

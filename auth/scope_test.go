@@ -203,7 +203,7 @@ func FuzzTheTokenOfARequest(f *testing.F) {
 			r.Header["Sec-Websocket-Protocol"] = []string{protocol}
 		}
 		seen := new(listener)
-		clean, err := auth.New(seen).Admit(r)
+		clean, err := auth.New(auth.Config{}, seen).Admit(r)
 		if err != nil {
 			if !errors.Is(err, runnel.ErrUnauthorized) && !errors.Is(err, runnel.ErrInvalid) {
 				t.Fatal(err)

@@ -8,10 +8,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/runnelhq/runnel"
 )
@@ -21,11 +19,10 @@ import (
 type Tokens struct {
 	path string
 
-	mu      sync.Mutex
-	byID    map[string]*issued
-	size    int64
-	modTime time.Time
-	absent  bool // the file was not there when it was looked for last
+	mu     sync.Mutex
+	byID   map[string]*issued
+	stamp  fileStamp
+	absent bool // the file was not there when it was looked for last
 }
 
 // issued is a token of the file with the principal that it stands for.
@@ -60,11 +57,7 @@ func (t *Tokens) Verify(_ context.Context, token string) (*Principal, error) {
 // Reload reads the file again. If it cannot be read, or holds something that is no token, everything stays
 // as it was.
 func (t *Tokens) Reload() error {
-	info, err := os.Stat(t.path)
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(t.path)
+	data, stamp, err := readStamped(t.path)
 	if err != nil {
 		return err
 	}
@@ -74,7 +67,7 @@ func (t *Tokens) Reload() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.size, t.modTime, t.absent = info.Size(), info.ModTime(), false
+	t.stamp, t.absent = stamp, false
 	t.replace(tokens)
 	return nil
 }
@@ -96,30 +89,10 @@ func (t *Tokens) replace(tokens []Token) {
 	}
 }
 
-// tokensInterval is how often the file is looked at.
-const tokensInterval = time.Second
-
 // Run looks every second whether the file has changed, and reads it again, until ctx is done. A file that
 // is gone for longer than a moment revokes all tokens.
 func (t *Tokens) Run(ctx context.Context, log *slog.Logger) {
-	tick := time.NewTicker(tokensInterval)
-	defer tick.Stop()
-	var said string
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		err := t.look()
-		switch {
-		case err == nil:
-			said = ""
-		case err.Error() != said:
-			said = err.Error()
-			log.ErrorContext(ctx, "the file of tokens cannot be read; the tokens stay as they are", "err", err)
-		}
-	}
+	watchFile(ctx, log, "the file of tokens cannot be read; the tokens stay as they are", t.look)
 }
 
 // look reads the file again if it has changed.
@@ -131,18 +104,16 @@ func (t *Tokens) look() error {
 		if t.absent { // the second time: nobody is just replacing it
 			t.replace(nil)
 		}
-		t.absent, t.size = true, -1
+		t.absent, t.stamp = true, fileStamp{size: -1}
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	// A clock of files is coarse: what was written lately may have changed again at the same time.
-	lately := time.Since(info.ModTime()) < 3*time.Second
 	t.mu.Lock()
-	same := info.Size() == t.size && info.ModTime().Equal(t.modTime)
+	changed := t.stamp.differs(info)
 	t.mu.Unlock()
-	if same && !lately {
+	if !changed {
 		return nil
 	}
 	return t.Reload()
@@ -152,68 +123,22 @@ func (t *Tokens) look() error {
 // missing, and whoever reads it sees the old or the new one. Edits by several programs come one after the
 // other.
 func EditTokens(path string, edit func([]byte) ([]byte, error)) error {
-	unlock, err := lock(path + ".lock")
-	if err != nil {
-		return err
-	}
-	return errors.Join(editTokens(path, edit), unlock())
-}
-
-// A lock is held for as long as a small file takes to be written; one that is older was left by a program
-// that was killed.
-const (
-	lockAge  = 10 * time.Second
-	lockLook = 10 * time.Millisecond
-)
-
-// lock makes a file that is not there yet.
-func lock(path string) (unlock func() error, err error) {
-	tick := time.NewTicker(lockLook)
-	defer tick.Stop()
-	for {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return editFile(path, func(before []byte) ([]byte, error) {
+		after, err := edit(before)
 		if err == nil {
-			return func() error { return os.Remove(path) }, f.Close()
+			_, err = ParseTokens(after)
 		}
-		if !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > lockAge {
-			_ = os.Remove(path) // whoever is first makes it anew
-			continue
-		}
-		<-tick.C
-	}
+		return after, err
+	})
 }
 
-func editTokens(path string, edit func([]byte) ([]byte, error)) (err error) {
-	before, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	after, err := edit(before)
-	if err != nil {
-		return err
-	}
-	if _, err := ParseTokens(after); err != nil {
-		return err
-	}
-	mode := fs.FileMode(0o600)
-	if info, err := os.Stat(path); err == nil {
-		mode = info.Mode().Perm()
-	}
-	next, err := os.CreateTemp(filepath.Dir(path), ".tokens-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(next.Name()) // what failed is told
+// EditRevoked does the same with a file of revoked ids.
+func EditRevoked(path string, edit func([]byte) ([]byte, error)) error {
+	return editFile(path, func(before []byte) ([]byte, error) {
+		after, err := edit(before)
+		if err == nil {
+			_, err = parseRevoked(after)
 		}
-	}()
-	_, err = next.Write(after)
-	if err = errors.Join(err, next.Chmod(mode), next.Sync(), next.Close()); err != nil {
-		return err
-	}
-	return os.Rename(next.Name(), path)
+		return after, err
+	})
 }

@@ -126,7 +126,7 @@ func TestWhatIsNotATokenOfTheFileIsRefused(t *testing.T) {
 	f := newTokensFile(t)
 	_, secret := f.add("ann", time.Now().Add(time.Hour), "runnel:admin")
 	_, old := f.add("old", time.Now().Add(-time.Hour), "runnel:admin")
-	who := auth.New(f.open())
+	who := auth.New(auth.Config{}, f.open())
 	if _, err := who.Verify(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}

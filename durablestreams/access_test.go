@@ -39,7 +39,7 @@ func (p people) add(name string, expires time.Time, scopes ...string) {
 
 // guard puts people between a handler and a log.
 func (p people) guard(log *engine.Engine, cfg *durablestreams.Config) durablestreams.Log {
-	cfg.Admit, cfg.Store, cfg.Bind, cfg.Own, cfg.Private = auth.New(p).Admit, auth.Store, auth.BindRequest, log, true
+	cfg.Admit, cfg.Store, cfg.Bind, cfg.Own, cfg.Private = auth.New(auth.Config{}, p).Admit, auth.Store, auth.BindRequest, log, true
 	return auth.NewGuard(log)
 }
 

@@ -48,6 +48,19 @@ func (o Observe) begin(ctx context.Context, op *Operation) (context.Context, fun
 
 // Config tunes a Handler. The zero Config is right for most servers.
 type Config struct {
+	// MaxConnections is how many connections there may be at a time. More are refused with 503 before they
+	// are made. 0 means DefaultMaxConnections, and less means any number.
+	MaxConnections int
+	// MaxConnectionsEach is how many of them one caller may have. More are refused with 429. 0 means
+	// DefaultMaxConnectionsEach, and less means any number.
+	MaxConnectionsEach int
+	// Caller names who the context of a request is of. Nil, or an empty name: nobody is known, and only
+	// MaxConnections counts.
+	Caller func(context.Context) string
+	// Bind returns a context that also ends when who asks in it may do so no longer, with the
+	// *runnel.UnauthorizedError as its cause. The connection is then closed as soon as the operations that
+	// are under way have been answered, with the close code 1008 and the reason. Nil: connections go on.
+	Bind func(context.Context) (context.Context, context.CancelFunc)
 	// MaxStreams is how many operations one connection may have under way. More are refused with
 	// runnel.ErrUnavailable. 0 means DefaultMaxStreams.
 	MaxStreams int
@@ -72,16 +85,26 @@ type Config struct {
 
 // Defaults of Config and ClientConfig.
 const (
-	DefaultMaxStreams       = 1024
-	DefaultMaxMessageBytes  = 64 << 20
-	DefaultStreamBytes      = 1 << 20
-	DefaultIdleTimeout      = 10 * time.Minute
-	DefaultMaxResponseBytes = 1 << 30
-	DefaultDialTimeout      = 10 * time.Second
-	DefaultPatience         = 30 * time.Second
+	DefaultMaxConnections     = 10_000
+	DefaultMaxConnectionsEach = 1000
+	DefaultMaxStreams         = 1024
+	DefaultMaxMessageBytes    = 64 << 20
+	DefaultStreamBytes        = 1 << 20
+	DefaultIdleTimeout        = 10 * time.Minute
+	DefaultMaxResponseBytes   = 1 << 30
+	DefaultDialTimeout        = 10 * time.Second
+	DefaultPatience           = 30 * time.Second
 )
 
 func (c Config) withDefaults() Config {
+	c.MaxConnections = cmp.Or(c.MaxConnections, DefaultMaxConnections)
+	c.MaxConnectionsEach = cmp.Or(c.MaxConnectionsEach, DefaultMaxConnectionsEach)
+	if c.Caller == nil {
+		c.Caller = func(context.Context) string { return "" }
+	}
+	if c.Bind == nil {
+		c.Bind = context.WithCancel
+	}
 	c.MaxStreams = cmp.Or(c.MaxStreams, DefaultMaxStreams)
 	c.MaxMessageBytes = cmp.Or(c.MaxMessageBytes, DefaultMaxMessageBytes)
 	c.StreamBytes = cmp.Or(c.StreamBytes, DefaultStreamBytes)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/session/internal/pb"
+	"github.com/runnelhq/runnel/wire"
 )
 
 // Handler serves a log to the sessions that it accepts. It is mounted at any path, "GET /v1/session" by
@@ -24,24 +26,24 @@ type Handler struct {
 
 	mu    sync.Mutex
 	conns map[*serverConn]struct{}
-	drain chan struct{} // closed when the server goes away
+	of    map[string]int // connections by caller
+	drain chan struct{}  // closed when the server goes away
 	gone  bool
 	all   sync.WaitGroup // connections
 }
 
 // NewHandler returns a handler that serves a log.
 func NewHandler(log runnel.Log, cfg Config) *Handler {
-	return &Handler{log: log, cfg: cfg.withDefaults(), conns: make(map[*serverConn]struct{}), drain: make(chan struct{})}
+	return &Handler{log: log, cfg: cfg.withDefaults(), conns: make(map[*serverConn]struct{}), of: make(map[string]int), drain: make(chan struct{})}
 }
 
 // ServeHTTP accepts a connection, and returns when that has ended.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithCancel(r.Context())
+	served, cancel := h.cfg.Bind(r.Context())
 	defer cancel()
-	c := &serverConn{h: h}
-	if !h.enter(c) {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the server goes away", http.StatusServiceUnavailable)
+	c := &serverConn{h: h, caller: h.cfg.Caller(r.Context()), served: served}
+	if err := h.enter(c); err != nil {
+		wire.Refuse(w, err)
 		return
 	}
 	defer h.leave(c)
@@ -58,29 +60,45 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = ws.Close(websocket.StatusPolicyViolation, "the subprotocol must be "+Subprotocol)
 		return
 	}
-	session, err := smux.Server(newConn(ctx, ws), streamsConfig(h.cfg.StreamBytes, h.cfg.KeepAlive))
+	session, err := smux.Server(newConn(r.Context(), ws), streamsConfig(h.cfg.StreamBytes, h.cfg.KeepAlive))
 	if err != nil {
 		h.cfg.Logger.Error("session refused", "error", err)
 		return
 	}
-	c.serve(ctx, session)
+	c.serve(r.Context(), session, ws)
 }
 
-func (h *Handler) enter(c *serverConn) bool {
+// enter counts a connection, unless there are too many.
+func (h *Handler) enter(c *serverConn) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.gone {
-		return false
+	most, each := h.cfg.MaxConnections, h.cfg.MaxConnectionsEach
+	switch {
+	case h.gone:
+		return wire.Unavailable(wire.CodeShutdown, "the server goes away", time.Second)
+	case most > 0 && len(h.conns) >= most:
+		f := wire.Unavailable(wire.CodeUnavailable, fmt.Sprintf("the server has %d sessions, which is its limit", most), tooManyRetry)
+		f.Detail.Limit = int64(most)
+		return f
+	case each > 0 && c.caller != "" && h.of[c.caller] >= each:
+		return wire.TooMany(fmt.Sprintf("%.200q has %d sessions, which is the limit for one caller", c.caller, each), int64(each), tooManyRetry)
 	}
 	h.conns[c] = struct{}{}
+	h.of[c.caller]++
 	h.all.Add(1)
-	return true
+	return nil
 }
+
+// tooManyRetry is when it is worth it to try again where there were too many connections.
+const tooManyRetry = 5 * time.Second
 
 func (h *Handler) leave(c *serverConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
+	if h.of[c.caller]--; h.of[c.caller] == 0 {
+		delete(h.of, c.caller)
+	}
 	h.all.Done()
 }
 
@@ -115,7 +133,10 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 
 // serverConn is one connection.
 type serverConn struct {
-	h       *Handler
+	h      *Handler
+	caller string
+	// served ends when the client may not be served any more. What is under way then may end by itself.
+	served  context.Context //nolint:containedctx // the connection's, not an operation's
 	streams sync.WaitGroup
 
 	mu      sync.Mutex
@@ -126,13 +147,19 @@ type serverConn struct {
 }
 
 // serve serves a connection until it ends.
-func (c *serverConn) serve(ctx context.Context, session *smux.Session) {
+func (c *serverConn) serve(ctx context.Context, session *smux.Session, ws *websocket.Conn) {
+	ended := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
 	c.session, c.used = session, time.Now()
 	c.mu.Unlock()
 	var looking sync.WaitGroup
-	looking.Go(func() { c.look(ctx, session) })
+	looking.Go(func() {
+		if code, reason := c.look(ended); reason != "" {
+			_ = ws.Close(code, reason) // the client may be gone
+		}
+		_ = session.Close()
+	})
 	for {
 		stream, err := session.AcceptStream()
 		if err != nil {
@@ -140,15 +167,17 @@ func (c *serverConn) serve(ctx context.Context, session *smux.Session) {
 		}
 		c.streams.Go(func() { c.serveStream(ctx, stream) })
 	}
+	close(ended)
 	cancel()
 	_ = session.Close()
 	c.streams.Wait()
 	looking.Wait()
 }
 
-// look closes the connection when nobody has used it for long, or when the server goes away and everything
-// that was under way has ended.
-func (c *serverConn) look(ctx context.Context, session *smux.Session) {
+// look returns when the connection is to be closed, and why: because nobody has used it for long, or because
+// the server goes away or the client may not be served any more, and what was under way has ended. There is no
+// reason if the connection has ended by itself.
+func (c *serverConn) look(ended <-chan struct{}) (code websocket.StatusCode, reason string) {
 	idle := c.h.cfg.IdleTimeout
 	if idle <= 0 {
 		idle = 1 << 62
@@ -157,12 +186,16 @@ func (c *serverConn) look(ctx context.Context, session *smux.Session) {
 	defer timer.Stop()
 	for {
 		select {
-		case <-ctx.Done():
-			return
+		case <-ended:
+			return 0, ""
+		case <-c.served.Done():
+			patience := time.NewTimer(lastAnswers)
+			defer patience.Stop()
+			c.waitForWork(ended, patience.C)
+			return websocket.StatusPolicyViolation, reasonOf(context.Cause(c.served))
 		case <-c.h.drain:
-			c.leaveWhenDone(ctx)
-			_ = session.Close()
-			return
+			c.waitForWork(ended, nil)
+			return websocket.StatusServiceRestart, "the server goes away"
 		case <-timer.C:
 		}
 		c.mu.Lock()
@@ -172,15 +205,24 @@ func (c *serverConn) look(ctx context.Context, session *smux.Session) {
 		}
 		c.mu.Unlock()
 		if left <= 0 {
-			_ = session.Close()
-			return
+			return websocket.StatusGoingAway, fmt.Sprintf("nothing was asked for %v", idle)
 		}
 		timer.Reset(left)
 	}
 }
 
-// leaveWhenDone returns when no operation is under way.
-func (c *serverConn) leaveWhenDone(ctx context.Context) {
+// reasonOf is what an error says, as far as it fits into the end of a WebSocket. Source: RFC 6455, section 5.5.
+func reasonOf(err error) string {
+	const most = 123
+	reason := err.Error()
+	return strings.ToValidUTF8(reason[:min(len(reason), most)], "")
+}
+
+// lastAnswers is how long a client that may not be served any more has to take the answers that it is owed.
+const lastAnswers = 5 * time.Second
+
+// waitForWork returns when no operation is under way, when the connection has ended, or when patience is over.
+func (c *serverConn) waitForWork(ended <-chan struct{}, patience <-chan time.Time) {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -191,7 +233,9 @@ func (c *serverConn) leaveWhenDone(ctx context.Context) {
 			return
 		}
 		select {
-		case <-ctx.Done():
+		case <-ended:
+			return
+		case <-patience:
 			return
 		case <-ticker.C:
 		}
@@ -237,8 +281,8 @@ func (c *serverConn) serveStream(ctx context.Context, stream *smux.Stream) {
 			out.end(errorResponse(refused))
 			continue
 		}
-		if !c.begin() {
-			out.end(&pb.Response{Content: &pb.Response_ComeBack{ComeBack: &pb.ComeBack{}}})
+		if err := c.begin(); err != nil {
+			out.end(lastResponse(nil, err))
 			continue
 		}
 		work.Go(func() {
@@ -270,17 +314,20 @@ func (c *serverConn) leaveStream() {
 	c.open--
 }
 
-// begin returns false when no operation may begin any more.
-func (c *serverConn) begin() bool {
+// begin fails when no operation may begin any more.
+func (c *serverConn) begin() error {
+	if c.served.Err() != nil {
+		return context.Cause(c.served)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
 	case <-c.h.drain:
-		return false
+		return errComeBack
 	default:
 	}
 	c.working++
-	return true
+	return nil
 }
 
 func (c *serverConn) finish() {

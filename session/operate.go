@@ -21,15 +21,20 @@ func (c *serverConn) operate(ctx context.Context, req *pb.Request, out *sender) 
 	o := operation{log: c.h.log, out: out, drain: c.h.drain}
 	last, err := o.do(ctx, req)
 	end(err)
+	out.end(lastResponse(last, err))
+}
+
+// lastResponse returns what ends an operation: what there is to say last, which may be nothing, or why it failed.
+func lastResponse(last *pb.Response, err error) *pb.Response {
 	switch {
 	case errors.Is(err, errComeBack) || errors.Is(err, runnel.ErrShutdown) && !errors.Is(err, runnel.ErrUnknown):
-		last = &pb.Response{Content: &pb.Response_ComeBack{ComeBack: &pb.ComeBack{}}}
+		return &pb.Response{Content: &pb.Response_ComeBack{ComeBack: &pb.ComeBack{}}}
 	case err != nil:
-		last = errorResponse(err)
+		return errorResponse(err)
 	case last == nil:
-		last = &pb.Response{Content: &pb.Response_End{End: &pb.End{}}}
+		return &pb.Response{Content: &pb.Response_End{End: &pb.End{}}}
 	}
-	out.end(last)
+	return last
 }
 
 // errComeBack ends what has no end by itself when the server goes away.

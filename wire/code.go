@@ -40,6 +40,7 @@ const (
 	CodeAck                Code = "INVALID_OFFSET"              // 409: an ack that goes back, or beyond the tail
 	CodeTooLarge           Code = "too_large"                   // 413: the body is over a limit
 	CodeContentEncoding    Code = "content_encoding"            // 415: the body is compressed
+	CodeTooMany            Code = "too_many_requests"           // 429: too many of something from one caller, retry later
 	CodeInternal           Code = "internal"                    // 500: a defect of the server
 	CodeUnknown            Code = "outcome_unknown"             // 500: the write may or may not have happened
 	CodeFailed             Code = "storage_failed"              // 500: the storage is broken until a restart
@@ -84,6 +85,7 @@ var sentinels = map[Code]error{
 	CodeAck:                runnel.ErrAck,
 	CodeTooLarge:           runnel.ErrTooLarge,
 	CodeContentEncoding:    runnel.ErrInvalid,
+	CodeTooMany:            runnel.ErrUnavailable,
 	CodeUnknown:            runnel.ErrUnknown,
 	CodeFailed:             runnel.ErrFailed,
 	CodeUnavailable:        runnel.ErrUnavailable,

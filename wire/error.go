@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -80,6 +81,19 @@ func (f *Error) NewBody() Body {
 	return Body{Error: f.Detail, EarliestOffset: f.Detail.EarliestOffset}
 }
 
+// Refuse answers a request with an error, in the form that all ways in have.
+func Refuse(w http.ResponseWriter, err error) {
+	f := ErrorOf(err)
+	for i := 0; i+1 < len(f.Headers); i += 2 {
+		w.Header().Set(f.Headers[i], f.Headers[i+1])
+	}
+	w.Header().Set(HeaderContentType, "application/json")
+	w.Header().Set(HeaderCacheControl, "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(f.Status)
+	_ = json.NewEncoder(w).Encode(f.NewBody()) // whoever is gone needs no answer
+}
+
 // Err returns the error that a client reports for a body: it matches the sentinel of package runnel that
 // stands for the code, if there is one.
 func (b Body) Err(status int) error { return &Error{Status: status, Detail: b.Error} }
@@ -105,6 +119,13 @@ func Unavailable(code Code, message string, after time.Duration) *Error {
 		Headers: []string{HeaderRetryAfter, strconv.Itoa(seconds)},
 		Detail:  Detail{Code: code, Message: message, RetryAfter: seconds},
 	}
+}
+
+// TooMany returns the failure of a request of a caller who has too much of something, and may try again.
+func TooMany(message string, limit int64, after time.Duration) *Error {
+	f := Unavailable(CodeTooMany, message, after)
+	f.Status, f.Detail.Limit = http.StatusTooManyRequests, limit
+	return f
 }
 
 // storageFullRetry is when a retry is worth it where space has run out: it takes somebody to make some.

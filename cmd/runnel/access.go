@@ -23,6 +23,8 @@ type access struct {
 	JWTIssuer     string        `name:"jwt-issuer" help:"JWTs must be of this issuer." env:"RUNNEL_JWT_ISSUER" placeholder:"ISSUER"`
 	JWTAudience   []string      `name:"jwt-audience" help:"JWTs must be for one of these audiences, separated by commas." env:"RUNNEL_JWT_AUDIENCE" placeholder:"AUDIENCE"`
 	JWTLeeway     time.Duration `name:"jwt-leeway" help:"How far the clocks of those who sign JWTs may be off." default:"30s" env:"RUNNEL_JWT_LEEWAY" placeholder:"TIME"`
+	JWTRevoked    string        `name:"jwt-revoked" help:"Do not admit the JWTs whose ids (jti) are in this file, which \"runnel token revoke\" writes. It must be there, and is read again when it changes." env:"RUNNEL_JWT_REVOKED" placeholder:"FILE"`
+	MaxFailures   int           `name:"max-auth-failures" help:"How many tokens that are not valid one address may send in a minute; then it is answered 429, unless it brings one that was good before. 0 is any number." default:"100" env:"RUNNEL_MAX_AUTH_FAILURES" placeholder:"N"`
 	Open          bool          `help:"Without tokens, listen beyond loopback all the same: whoever can connect may do everything." env:"RUNNEL_OPEN"`
 }
 
@@ -36,7 +38,7 @@ func (a *access) signed() bool {
 // check finds settings that do not go together.
 func (a *access) check() error {
 	// What was to be there and is not must not open the server.
-	for _, name := range [...]string{"RUNNEL_TOKENS", "RUNNEL_JWT_SECRET", "RUNNEL_JWT_SECRET_FILE", "RUNNEL_JWKS_URL"} {
+	for _, name := range [...]string{"RUNNEL_TOKENS", "RUNNEL_JWT_SECRET", "RUNNEL_JWT_SECRET_FILE", "RUNNEL_JWKS_URL", "RUNNEL_JWT_REVOKED"} {
 		if value, set := os.LookupEnv(name); set && value == "" {
 			return fmt.Errorf("%s is set and empty; unset it to serve without", name)
 		}
@@ -44,6 +46,10 @@ func (a *access) check() error {
 	switch {
 	case a.Open && a.controlled():
 		return errors.New("open is for a server without tokens, and tokens, jwt-secret, jwt-secret-file and jwks-url are for one with them")
+	case a.MaxFailures < 0:
+		return fmt.Errorf("max-auth-failures must not be negative, got %d", a.MaxFailures)
+	case !a.signed() && a.JWTRevoked != "":
+		return errors.New("jwt-revoked needs jwt-secret, jwt-secret-file or jwks-url")
 	case !a.signed() && (a.JWTIssuer != "" || len(a.JWTAudience) > 0):
 		return errors.New("jwt-issuer and jwt-audience need jwt-secret, jwt-secret-file or jwks-url")
 	case len(a.JWKSURL) > 0 && len(a.JWTAudience) == 0:
@@ -71,8 +77,9 @@ admit JWTs with --jwks-url or --jwt-secret-file. Or listen on 127.0.0.1, behind 
 If everybody is meant to, say --open`, key, addr)
 }
 
-// start returns who finds out who asks, nil if nobody is asked, and what ends its work.
-func (a *access) start(log *slog.Logger) (who *auth.Authenticator, end func(), err error) {
+// start returns who finds out who asks, nil if nobody is asked, and what ends its work. Forwarded says that a
+// proxy tells the addresses of clients.
+func (a *access) start(forwarded bool, log *slog.Logger) (who *auth.Authenticator, end func(), err error) {
 	if !a.controlled() {
 		return nil, func() {}, nil
 	}
@@ -84,7 +91,7 @@ func (a *access) start(log *slog.Logger) (who *auth.Authenticator, end func(), e
 		end()
 		return nil, nil, err
 	}
-	return auth.New(verifiers...), end, nil
+	return auth.New(auth.Config{MaxFailures: offIfZero(a.MaxFailures), Forwarded: forwarded}, verifiers...), end, nil
 }
 
 // verifiers returns who knows tokens. What they do besides is counted as work, and ends with ctx.
@@ -104,9 +111,16 @@ func (a *access) verifiers(ctx context.Context, work *sync.WaitGroup, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	signed, err := auth.NewJWT(ctx, auth.JWTConfig{
+	cfg := auth.JWTConfig{
 		Secrets: secrets, KeySets: a.JWKSURL, Issuer: a.JWTIssuer, Audience: a.JWTAudience, Leeway: offIfZero(a.JWTLeeway), Logger: log,
-	})
+	}
+	if a.JWTRevoked != "" {
+		if cfg.Revoked, err = auth.OpenRevoked(a.JWTRevoked); err != nil {
+			return nil, fmt.Errorf("jwt-revoked: %w", err)
+		}
+		work.Go(func() { cfg.Revoked.Run(ctx, log) })
+	}
+	signed, err := auth.NewJWT(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/runnelhq/runnel/session"
 )
 
 const (
@@ -71,6 +75,10 @@ func TestSettingsOfAccessThatDoNotGoTogetherAreRefused(t *testing.T) {
 		{args: "--open --tokens x", want: "open is for a server without tokens", code: 2},
 		{args: "--jwt-issuer x", want: "need jwt-secret", code: 2},
 		{args: "--jwks-url https://id.example/keys", want: "needs jwt-audience", code: 2},
+		{args: "--jwt-revoked x", want: "jwt-revoked needs jwt-secret", code: 2},
+		{args: "--jwt-revoked /nowhere --jwt-secret " + testSecret, want: "jwt-revoked: ", code: 1},
+		{args: "--max-auth-failures -1", want: "max-auth-failures must not be negative", code: 2},
+		{args: "--max-sessions -1", want: "max-sessions must not be negative", code: 2},
 		{args: "--jwt-leeway 2h", want: "jwt-leeway must be between", code: 2},
 		{args: "--jwt-secret short", want: "at least 32", code: 1},
 		{args: "--jwt-secret-file " + empty, want: "is empty", code: 1},
@@ -225,6 +233,109 @@ func TestSignedTokensAreAdmittedAlsoWhileTheSecretIsChanged(t *testing.T) {
 	}
 }
 
+func TestASignedTokenIsRevokedWhileItsConnectionsAreOpen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "revoked")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := inMemory(t, "--jwt-secret", testSecret, "--jwt-revoked", file)
+	sign := func() (token, id string) {
+		o := runnelIn(t, nil, nil, "token", "sign", "--jwt-secret", testSecret, "ann", "runnel:admin")
+		_, rest, _ := strings.Cut(o.stderr, "signed token ")
+		id, _, _ = strings.Cut(rest, " of ann")
+		return strings.TrimSpace(o.stdout), id
+	}
+	first, _ := sign()
+	second, id := sign()
+	mustBe := func(what, token string, status int) {
+		t.Helper()
+		if resp := s.page("GET", "/v1/stream/", "", "", "Authorization", "Bearer "+token); resp.status != status {
+			t.Errorf("%s: %+v", what, resp)
+		}
+	}
+	mustBe("the first", first, 200)
+	mustBe("the second", second, 200)
+	ws, _, err := websocket.Dial(t.Context(), s.url+session.Path, &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
+		Subprotocols: []string{session.Subprotocol}, HTTPHeader: http.Header{"Authorization": {"Bearer " + first}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ws.CloseNow() }()
+	if o := runnelIn(t, nil, strings.NewReader(first+"\n"), "token", "revoke", "--jwt-revoked", file, "-"); o.code != 0 {
+		t.Fatal(o.stderr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for err == nil {
+		_, _, err = ws.Read(ctx)
+	}
+	if closed, ok := errors.AsType[websocket.CloseError](err); !ok || closed.Code != websocket.StatusPolicyViolation || !strings.Contains(closed.Reason, "has been revoked") {
+		t.Errorf("the connection ended with %v", err)
+	}
+	mustBe("one that was revoked", first, 401)
+	mustBe("the other one", second, 200)
+	mustToken(t, "revoke", "--jwt-revoked", file, id)
+	end := time.Now().Add(within)
+	for s.page("GET", "/v1/stream/", "", "", "Authorization", "Bearer "+second).status != 401 {
+		if time.Now().After(end) {
+			t.Fatal("a token that was revoked by its id is still admitted")
+		}
+	}
+}
+
+func TestWhoGuessesTokensIsHeldUp(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	token := mustToken(t, "create", "--tokens", file, "web", "runnel:read")
+	s := inMemory(t, "--tokens", file, "--max-auth-failures", "3")
+	ask := func(token string) reply {
+		return s.page("GET", "/v1/stream/", "", "", "Authorization", "Bearer "+token)
+	}
+	if resp := ask(token); resp.status != 200 {
+		t.Fatal(resp)
+	}
+	for range 3 {
+		if resp := ask("rnl_guess"); resp.status != 401 {
+			t.Fatal(resp)
+		}
+	}
+	resp := ask("rnl_guess")
+	if resp.status != 429 || resp.header.Get("Retry-After") == "" || !strings.Contains(resp.body, `"limit":3`) {
+		t.Errorf("%+v", resp)
+	}
+	for _, path := range []string{"/v1/items/s/g", session.Path} {
+		if resp := s.page("GET", path, "", "", "Authorization", "Bearer rnl_guess"); resp.status != 429 {
+			t.Errorf("%s: %+v", path, resp)
+		}
+	}
+	if resp := ask(token); resp.status != 200 {
+		t.Errorf("who was there before: %+v", resp)
+	}
+}
+
+func TestOneSubjectHasOnlySoManySessions(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	greedy, modest := mustToken(t, "create", "--tokens", file, "greedy", "runnel:read"), mustToken(t, "create", "--tokens", file, "modest", "runnel:read")
+	s := inMemory(t, "--tokens", file, "--max-sessions-each", "2", "--max-sessions", "3")
+	open := func(token string) int {
+		ws, resp, err := websocket.Dial(t.Context(), s.url+session.Path, &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
+			Subprotocols: []string{session.Subprotocol}, HTTPHeader: http.Header{"Authorization": {"Bearer " + token}},
+		})
+		if err == nil {
+			t.Cleanup(func() { _ = ws.CloseNow() })
+		}
+		return resp.StatusCode
+	}
+	for i, c := range []struct {
+		token string
+		want  int
+	}{{greedy, 101}, {greedy, 101}, {greedy, 429}, {modest, 101}, {modest, 503}} {
+		if got := open(c.token); got != c.want {
+			t.Errorf("connection %d: %d, want %d", i, got, c.want)
+		}
+	}
+}
+
 func TestTheTokenCommandSaysWhatIsWrong(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	for _, c := range []struct {
@@ -239,6 +350,10 @@ func TestTheTokenCommandSaysWhatIsWrong(t *testing.T) {
 		{"ls --tokens " + file, "no such file", 1},
 		{"revoke --tokens " + file, "say which", 2},
 		{"revoke --tokens " + file + " x", "no such file", 1},
+		{"revoke x", "one of tokens and jwt-revoked", 2},
+		{"revoke --jwt-revoked " + file, "JWTs, or their ids", 2},
+		{"revoke --jwt-revoked " + file + " --subject ann x", "JWTs, or their ids", 2},
+		{"revoke --jwt-revoked " + file + " -", "no token on standard input", 2},
 		{"sign ann runnel:read", "jwt-secret", 2},
 		{"sign --jwt-secret short ann runnel:read", "at least 32", 1},
 		{"sign --jwt-secret " + testSecret + " --expires-in 0s ann runnel:read", "more than 0", 2},

@@ -111,12 +111,7 @@ func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, log *sl
 		return items.New(eng, cfg)
 	}
 	cfg.Admit, cfg.Own = who.Admit, eng
-	cfg.Bind = func(ctx context.Context) (context.Context, context.CancelFunc) {
-		if p := auth.PrincipalOf(ctx); p != nil {
-			return p.Bind(ctx)
-		}
-		return context.WithCancel(ctx)
-	}
+	cfg.Bind = auth.BindPrincipal
 	cfg.MaySend = func(ctx context.Context, group runnel.Segment, item string) error {
 		return auth.Check(ctx, auth.Request{Action: "send to", Needs: auth.Send, Kind: "segment", Store: group.Store, Path: group.Path(), Item: item})
 	}

@@ -56,9 +56,11 @@ type serveCmd struct {
 	TailCache       byteSize      `help:"Memory for the latest entries of all streams, from which live readers are served." default:"32MiB" env:"RUNNEL_TAIL_CACHE" placeholder:"SIZE"`
 	DrainTimeout    time.Duration `help:"At the end, give requests under way this long to finish." default:"10s" env:"RUNNEL_DRAIN_TIMEOUT" placeholder:"TIME"`
 	BaseURL         string        `name:"base-url" help:"The scheme and host that clients see, for Location; otherwise that of each request." env:"RUNNEL_BASE_URL" placeholder:"URL"`
-	TrustForwarded  bool          `help:"Believe X-Forwarded-Proto and X-Forwarded-Host, behind a proxy that sets both." env:"RUNNEL_TRUST_FORWARDED"`
-	AllowOrigin     []string      `help:"Let browsers use the streams from these origins only, separated by commas; otherwise from all." env:"RUNNEL_ALLOW_ORIGIN" placeholder:"ORIGIN"`
+	TrustForwarded  bool          `help:"Believe X-Forwarded-Proto, X-Forwarded-Host and the last address of X-Forwarded-For, behind a proxy that sets them." env:"RUNNEL_TRUST_FORWARDED"`
+	AllowOrigin     []string      `help:"Let the pages of these origins only use the server from browsers, separated by commas; * is all. Otherwise, without tokens those of this machine, and with tokens or --open all." env:"RUNNEL_ALLOW_ORIGIN" placeholder:"ORIGIN"`
 	Private         bool          `help:"Mark answers as private to the client, for caches that do not tell users apart." env:"RUNNEL_PRIVATE"`
+	MaxSessions     int           `help:"Serve this many connections of the Go SDK at a time, and answer more with 503; 0 is any number." default:"10000" env:"RUNNEL_MAX_SESSIONS" placeholder:"N"`
+	MaxSessionsEach int           `help:"Serve this many of them to one subject, and answer more with 429; 0 is any number." default:"1000" env:"RUNNEL_MAX_SESSIONS_EACH" placeholder:"N"`
 	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
 	Items           itemsFlags    `embed:"" prefix:"items-"`
 	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
@@ -141,6 +143,14 @@ func (c *serveCmd) Validate() error {
 			errs = append(errs, fmt.Errorf("%s must be at least 1 byte, got %d", size.key, size.value))
 		}
 	}
+	for _, limit := range []struct {
+		key   string
+		value int
+	}{{"max-sessions", c.MaxSessions}, {"max-sessions-each", c.MaxSessionsEach}} {
+		if limit.value < 0 {
+			errs = append(errs, fmt.Errorf("%s must not be negative, got %d", limit.key, limit.value))
+		}
+	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("tls-cert and tls-key must be given together"))
 	}
@@ -166,7 +176,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err := c.admitNobodyElse("addr", listener.Addr(), log); err != nil {
 		return err
 	}
-	who, endAccess, err := c.access.start(log)
+	who, endAccess, err := c.access.start(c.TrustForwarded, log)
 	if err != nil {
 		return err
 	}
@@ -215,9 +225,10 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer endTriggers()
+	pages := c.newPages()
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
-		Handler:           health.before(withItems(live, at(session.Path, mounted, streams))),
+		Handler:           health.before(pages.before(withItems(live, at(session.Path, mounted, streams)))),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -227,7 +238,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	// Not ctx: a request outlives the signal, and is ended by the drain.
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	endItems := c.serveItems(server, itemsListener, health.before(live))
+	endItems := c.serveItems(server, itemsListener, health.before(pages.before(live)))
 	defer endItems()
 
 	if _, err := fmt.Fprintf(std.out, "runnel listening on %s (%s)\n", c.url(listener.Addr()), c.where()); err != nil {
@@ -362,11 +373,15 @@ func (c *serveCmd) newStreams(eng *engine.Engine, subs *subscriptions, who *auth
 
 // newSessions returns the handler of sessions, and the same behind whoever says who asks.
 func (c *serveCmd) newSessions(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) (sessions *session.Handler, mounted http.Handler) {
-	cfg := session.Config{MaxMessageBytes: int64(c.MaxBody), AllowedOrigins: c.AllowOrigin, Logger: log}
+	cfg := session.Config{
+		MaxConnections: offIfZero(c.MaxSessions), MaxConnectionsEach: offIfZero(c.MaxSessionsEach),
+		MaxMessageBytes: int64(c.MaxBody), AllowedOrigins: c.AllowOrigin, Logger: log,
+	}
 	if who == nil {
 		sessions = session.NewHandler(eng, cfg)
 		return sessions, sessions
 	}
+	cfg.Caller, cfg.Bind = auth.SubjectOf, auth.BindPrincipal
 	sessions = session.NewHandler(auth.NewGuard(eng), cfg)
 	return sessions, who.Before(sessions)
 }
@@ -387,7 +402,7 @@ func (c *serveCmd) streamsConfig(log *slog.Logger) durablestreams.Config {
 }
 
 // offIfZero translates a setting, where 0 is "never", into a Config, where 0 is the default.
-func offIfZero[T ~int64](setting T) T {
+func offIfZero[T ~int | ~int64](setting T) T {
 	if setting == 0 {
 		return -1
 	}

@@ -132,7 +132,7 @@ func (s *server) held() (end func()) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	if _, err := io.WriteString(c, "POST /v1/stream/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "POST /v1/stream/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"); err != nil {
 		s.t.Fatal(err)
 	}
 	r := bufio.NewReader(c)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -135,19 +136,34 @@ func (c *tokenLsCmd) Run(std stdio) error {
 }
 
 type tokenRevokeCmd struct {
-	IDs     []string `arg:"" optional:"" name:"id" help:"The ids that \"runnel token ls\" shows."`
-	Subject string   `help:"Revoke all tokens of this subject." placeholder:"SUBJECT"`
-	tokensFile
+	IDs        []string `arg:"" optional:"" name:"id" help:"The ids that \"runnel token ls\" shows; with --jwt-revoked JWTs, or their ids (jti)."`
+	Subject    string   `help:"Revoke all tokens of this subject." placeholder:"SUBJECT"`
+	Tokens     string   `help:"The file of tokens." env:"RUNNEL_TOKENS" placeholder:"FILE"`
+	JWTRevoked string   `name:"jwt-revoked" help:"Add to this file of ids of JWTs instead." placeholder:"FILE"`
+}
+
+func (*tokenRevokeCmd) Help() string {
+	return `A token of the file of tokens is taken out of it. A JWT stays what it is, so its id is put into a file of those
+that are not admitted any more, which a server has with --jwt-revoked; a - reads them from standard input, one to
+a line, so that no token is among the arguments. The ids of JWTs that have expired leave the file.`
 }
 
 func (c *tokenRevokeCmd) Validate() error {
-	if len(c.IDs) == 0 && c.Subject == "" {
+	switch {
+	case c.Tokens == "" && c.JWTRevoked == "":
+		return errors.New("one of tokens and jwt-revoked is needed")
+	case c.JWTRevoked != "" && (len(c.IDs) == 0 || c.Subject != ""):
+		return errors.New("with jwt-revoked say which tokens: JWTs, or their ids")
+	case len(c.IDs) == 0 && c.Subject == "":
 		return errors.New("say which tokens: ids, or --subject")
 	}
 	return nil
 }
 
 func (c *tokenRevokeCmd) Run(std stdio) error {
+	if c.JWTRevoked != "" {
+		return c.revokeJWTs(std)
+	}
 	if _, err := os.Stat(c.Tokens); errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -170,6 +186,32 @@ func (c *tokenRevokeCmd) Run(std stdio) error {
 	return nil
 }
 
+func (c *tokenRevokeCmd) revokeJWTs(std stdio) error {
+	tokens := c.IDs
+	if slices.Equal(tokens, []string{"-"}) {
+		data, err := io.ReadAll(std.in)
+		if err != nil {
+			return err
+		}
+		if tokens = strings.Fields(string(data)); len(tokens) == 0 {
+			return usagef("there is no token on standard input")
+		}
+	}
+	err := auth.EditRevoked(c.JWTRevoked, func(data []byte) (_ []byte, err error) {
+		for _, token := range tokens {
+			if data, err = auth.AddRevoked(data, token); err != nil {
+				return nil, err
+			}
+		}
+		return data, nil
+	})
+	if err != nil {
+		return err
+	}
+	std.note("revoked %d JWTs in %s", len(tokens), c.JWTRevoked)
+	return nil
+}
+
 type tokenSignCmd struct {
 	Subject       string        `arg:"" help:"Whose it is: a name, which leases carry."`
 	Scopes        []string      `arg:"" name:"scope" help:"What it allows."`
@@ -183,7 +225,8 @@ type tokenSignCmd struct {
 func (*tokenSignCmd) Help() string {
 	return scopeHelp + `
 
-A JWT cannot be taken back before it expires, short of taking its secret away from the server.`
+A JWT is good until it expires, unless "runnel token revoke --jwt-revoked" puts its id, which is noted, into a file
+that the server has.`
 }
 
 func (c *tokenSignCmd) Validate() error {
@@ -205,10 +248,12 @@ func (c *tokenSignCmd) Run(std stdio) error {
 	if err != nil {
 		return err
 	}
-	token, err := auth.Sign(secrets[0], c.Subject, c.JWTIssuer, c.JWTAudience, time.Now().Add(c.ExpiresIn), scopes...)
+	until := time.Now().Add(c.ExpiresIn)
+	token, id, err := auth.Sign(secrets[0], c.Subject, c.JWTIssuer, c.JWTAudience, until, scopes...)
 	if err != nil {
 		return err
 	}
+	std.note("signed token %s of %s, good until %s", id, c.Subject, until.Format(time.RFC3339))
 	_, err = fmt.Fprintln(std.out, token)
 	return err
 }
