@@ -180,6 +180,12 @@ type View struct {
 	// PayloadBytes is how many bytes the payloads in the view have together, or -1 where that is not
 	// known without reading them.
 	PayloadBytes int64
+	// State, if not nil, is what the entries through From have made of an item segment, and stands for them: a
+	// message of the State Protocol for each item. Together with all entries after From it makes the items;
+	// one that has changed since From may be missing in it. It may be ranged over more than once, and reads as
+	// it goes; a message is valid only until the next step. Only when it has come to its end without an error
+	// is it whole.
+	State iter.Seq2[[]byte, error]
 	// Batches yields the entries after From up to and including Info.Tail, in order and without a gap.
 	// It may be ranged over more than once, reads as it goes, and holds no more than a few batches in
 	// memory. It ends with an error if the data goes away underway: ErrNotFound after a deletion,

@@ -15,6 +15,7 @@ type Log interface {
 
 	Commit(ctx context.Context, space runnel.Space, writes ...runnel.Write) ([]runnel.Appended, error)
 	Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error)
+	ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error)
 	Wait(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) (runnel.Info, error)
 	Tail(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) iter.Seq2[runnel.Batch, error]
 	ReadSpace(ctx context.Context, space runnel.Space, from runnel.Position) (runnel.Timeline, error)
@@ -288,6 +289,17 @@ func (g *Guard) Read(ctx context.Context, seg runnel.Segment, id uint64, from ru
 	v, err := g.log.Read(ctx, seg, id, from)
 	p := PrincipalOf(ctx)
 	v.Batches, v.Stream = while(p, v.Batches), while(p, v.Stream)
+	return v, err
+}
+
+// ReadStart needs read.
+func (g *Guard) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	if err := mayDo(ctx, "read", Read, seg); err != nil {
+		return runnel.View{}, err
+	}
+	v, err := g.log.ReadStart(ctx, seg)
+	p := PrincipalOf(ctx)
+	v.State, v.Batches, v.Stream = while(p, v.State), while(p, v.Batches), while(p, v.Stream)
 	return v, err
 }
 

@@ -215,6 +215,13 @@ var operations = []operation{
 		}
 		return errors.Join(first(v.Batches), first(v.Stream))
 	}},
+	{name: "ReadStart", needs: []string{"runnel:read:chats/42"}, do: func(ctx context.Context, g *auth.Guard) error {
+		v, err := g.ReadStart(ctx, room)
+		if err != nil {
+			return err
+		}
+		return errors.Join(first(v.Batches), first(v.Stream))
+	}},
 	{name: "MayRead", needs: []string{"runnel:read:chats/42"}, do: func(ctx context.Context, g *auth.Guard) error {
 		return g.MayRead(ctx, room)
 	}},

@@ -122,6 +122,10 @@
 // HEAD shows it. An append to it changes the items in the same commit. A message that would end a client which
 // materialises the stream is refused with 400, and so are retention and a fork.
 //
+// A read from -1 of a stream of items that has a long past is answered with its state: an insert message for each item,
+// with Stream-State: true, in one response or one event. It stands for everything before Stream-Next-Offset, from where the
+// reader goes on, and only when it has done so is it told that it is up to date.
+//
 // # Listing
 //
 // GET of the prefix itself lists streams in the order of their spaces, then names, as

@@ -24,14 +24,17 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 		return err
 	}
 	header := w.Header()
-	if v.From == v.Tail { // else a client would take this for the place after what it has yet to get
+	if v.From == v.Tail && v.State == nil { // else a client would take this for the place after what it has yet to get
 		new(values).setOffset(header, v.Tail)
 		header[wire.HeaderUpToDate] = valueTrue
 		if v.Closed {
 			header[wire.HeaderClosed] = valueTrue
 		}
 	}
-	if v.Closed && v.From == v.Tail && told {
+	if v.State != nil {
+		header[wire.HeaderState] = valueTrue
+	}
+	if v.Closed && v.From == v.Tail && told && v.State == nil {
 		header[wire.HeaderCacheControl] = valueNoStore
 		w.WriteHeader(http.StatusNoContent) // which is how an EventSource learns not to come back
 		return nil
@@ -46,13 +49,13 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	if c == codecBinary {
 		header[wire.HeaderSSEDataEncoding] = valueBase64
 	}
-	f := follower{at: v.From, level: v.Tail, cursor: ownCursor(q.cursor), ends: h.rotation()}
+	f := follower{at: v.From, level: v.Tail, fresh: v.State != nil, cursor: ownCursor(q.cursor), ends: h.rotation()}
 	if v.Closed {
 		h.serveClosed(w, r, c, &f, v)
 		return nil
 	}
 	if err := h.enter(); err != nil {
-		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderETag, wire.HeaderSSEDataEncoding, headerBuffering} {
+		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderState, wire.HeaderETag, wire.HeaderSSEDataEncoding, headerBuffering} {
 			delete(header, name)
 		}
 		return err
@@ -126,6 +129,9 @@ func (h *Handler) stream(w http.ResponseWriter) *streamOutput {
 // serveClosed sends what is left of a closed stream, and its end.
 func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f *follower, v runnel.View) {
 	out := h.stream(w)
+	if v.State != nil && c.stateFrames(v, f.number(), h.weigh(r.Context()), out.frame) != nil {
+		panic(http.ErrAbortHandler)
+	}
 	if v.Tail == v.From {
 		if out.frame(c.control(v.Tail, "", true, true)) != nil {
 			panic(http.ErrAbortHandler)

@@ -25,6 +25,7 @@ type follower struct {
 	at     runnel.Sequence
 	level  runnel.Sequence // the tail when the reader began: before it nothing may call it up to date
 	begun  bool            // it has had its first event
+	fresh  bool            // it is to be given the state first
 	cursor cursor          // no event may have a lesser one
 	ends   time.Time       // zero for never
 }
@@ -57,6 +58,12 @@ var errOver = errors.New("durablestreams: the reader is over")
 // serve returns nil when the reader is attached. All errors but errLost end the response properly: whoever
 // comes back learns what became of the stream.
 func (f *follower) serve(ctx context.Context, v runnel.View) error {
+	if f.fresh {
+		if err := f.sendState(ctx, v); err != nil {
+			return err
+		}
+		v = runnel.View{}
+	}
 	for {
 		if ctx.Err() != nil || f.over() {
 			return errOver
@@ -123,6 +130,35 @@ func (f *follower) send(frame *frame) error {
 	}
 	f.at, f.begun = frame.end, true
 	return nil
+}
+
+// sendState sends the state of a view, or, if the view has none, that of one of this moment. It must come whole
+// or not at all.
+func (f *follower) sendState(ctx context.Context, v runnel.View) error {
+	own, key := f.hub.h.own, f.hub.key
+	if v.State == nil {
+		var err error
+		if v, err = own.ReadStart(ctx, key.seg); err != nil {
+			return err
+		}
+		if v.ID != key.id || v.State == nil {
+			return &runnel.NotFoundError{Segment: key.seg}
+		}
+	}
+	err := f.hub.codec.stateFrames(v, f.number(), f.hub.h.weigh(ctx), func(frame *frame) error {
+		if err := f.out.frame(frame); err != nil {
+			return err
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return errLost
+	}
+	// Only who has had what the state lacks may be called up to date.
+	f.fresh, f.at = false, v.From
+	v, err = own.Read(ctx, key.seg, key.id, f.at)
+	f.level = v.Tail
+	return err
 }
 
 // catchUp sends what a view holds up to a place.

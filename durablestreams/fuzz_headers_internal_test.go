@@ -251,6 +251,8 @@ func (l holding) Read(context.Context, runnel.Segment, uint64, runnel.Sequence) 
 	return l.view, nil
 }
 
+func (l holding) ReadStart(context.Context, runnel.Segment) (runnel.View, error) { return l.view, nil }
+
 // FuzzRegistryIsFoldedWhateverOthersWriteIntoIt gives a registry entries of anybody, between its own.
 func FuzzRegistryIsFoldedWhateverOthersWriteIntoIt(f *testing.F) {
 	for _, seed := range []string{

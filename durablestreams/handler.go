@@ -27,6 +27,8 @@ type Log interface {
 	// Read renews the time to live. An id that is not 0 must be that of the segment, else it does not
 	// exist. From may be runnel.Latest.
 	Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error)
+	// ReadStart is Read from the earliest place there is. Where the view has a State, that comes first.
+	ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error)
 	// Wait returns when there is something after a place, or when there never will be. The segment does
 	// not expire meanwhile.
 	Wait(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) (runnel.Info, error)

@@ -42,7 +42,7 @@ const streamMethods = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 // type are listed for those browsers that do not count them as safe.
 const exposedHeaders = "Stream-Next-Offset, Stream-Up-To-Date, Stream-Closed, Stream-Cursor, Stream-TTL, " +
 	"Stream-Expires-At, Stream-Earliest-Offset, Stream-Retention-Age, Stream-Retention-Bytes, " +
-	"Stream-Retention-Count, Stream-Items, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, " +
+	"Stream-Retention-Count, Stream-Items, Stream-State, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, " +
 	"Producer-Received-Seq, WWW-Authenticate, ETag, Location, Retry-After, Allow, Cache-Control, Content-Length, Content-Type, Date"
 
 // requestHeaders are the request headers that a script of another origin may send. The star admits all

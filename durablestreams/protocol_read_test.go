@@ -143,6 +143,10 @@ func (b bigBatch) Len() int               { return 1 }
 func (b bigBatch) Payload(int) []byte     { return b.payload }
 func (b bigBatch) Payloads() []byte       { return b.payload }
 
+func (l endless) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	return l.Read(ctx, seg, 0, 0)
+}
+
 func (l endless) Read(_ context.Context, seg runnel.Segment, _ uint64, from runnel.Sequence) (runnel.View, error) {
 	v := runnel.View{Info: runnel.Info{Segment: seg, ID: 1, ContentType: "text/plain", Tail: runnel.Sequence(l.entries)}, From: from}
 	payload := make([]byte, 1<<20)

@@ -253,6 +253,10 @@ func (l breaking) Read(ctx context.Context, seg runnel.Segment, id uint64, from 
 	return v, err
 }
 
+func (l breaking) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	return l.Read(ctx, seg, 0, 0)
+}
+
 func TestSection58AResponseThatEndsBeforeItsFirstEventIsOneNevertheless(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		s := serveLog(t, durablestreams.Config{KeepConnections: keep}, func(l durablestreams.Log) durablestreams.Log { return breaking{l} })

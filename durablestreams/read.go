@@ -29,7 +29,7 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, seg runnel.Segmen
 	if err != nil {
 		return err
 	}
-	if q.live == wire.LiveLongPoll && v.Tail == v.From {
+	if q.live == wire.LiveLongPoll && v.Tail == v.From && v.State == nil {
 		if v, err = h.await(w, r, seg, v, wait); err != nil {
 			return err
 		}
@@ -41,18 +41,12 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, seg runnel.Segmen
 	return h.send(w, r, q, v)
 }
 
-// open reads from a place. The beginning of a stream that has dropped entries is where the kept ones begin.
+// open reads from a place.
 func (h *Handler) open(ctx context.Context, seg runnel.Segment, p place) (runnel.View, error) {
-	from := p.sequence()
-	for tries := 0; ; tries++ {
-		v, err := h.log.Read(ctx, seg, 0, from)
-		var trimmed *runnel.TrimmedError
-		if p.start && tries < 8 && errors.As(err, &trimmed) {
-			from = trimmed.Earliest
-			continue
-		}
-		return v, err
+	if p.start {
+		return h.log.ReadStart(ctx, seg)
 	}
+	return h.log.Read(ctx, seg, 0, p.sequence())
 }
 
 // waitFor is how long a long-poll may wait: what the client asks for, but no longer than configured.
@@ -116,9 +110,13 @@ func (h *Handler) nothingYet(w http.ResponseWriter, q query, info runnel.Info) {
 func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel.View) error {
 	header := w.Header()
 	new(values).setOffset(header, v.Tail)
-	header[wire.HeaderUpToDate] = valueTrue
-	if v.Closed {
-		header[wire.HeaderClosed] = valueTrue
+	if v.State != nil {
+		header[wire.HeaderState] = valueTrue // it may lack what comes next, and so is not up to date
+	} else {
+		header[wire.HeaderUpToDate] = valueTrue
+		if v.Closed {
+			header[wire.HeaderClosed] = valueTrue
+		}
 	}
 	if v.Earliest > 0 {
 		header[wire.HeaderEarliestOffset] = []string{v.Earliest.Offset()}
@@ -129,7 +127,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 	switch {
 	case q.from.now:
 		header[wire.HeaderCacheControl] = valueNoStore
-	case v.Tail == v.From && !v.Closed:
+	case v.Tail == v.From && (!v.Closed || v.State != nil):
 		header[wire.HeaderCacheControl] = h.cache.level
 	default:
 		header[wire.HeaderCacheControl] = h.cache.of(v.Info)
@@ -137,6 +135,9 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 	if !q.from.now {
 		tag := entityTag(v.Info, v.From)
 		header[wire.HeaderETag] = []string{tag}
+		if v.State != nil {
+			header[wire.HeaderETag] = []string{"W/" + tag} // its bytes depend on what has changed meanwhile
+		}
 		if match := r.Header[wire.HeaderIfNoneMatch]; len(match) > 0 && !noneMatch(match, tag) {
 			w.WriteHeader(http.StatusNotModified)
 			return nil
@@ -153,7 +154,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 	if err != nil {
 		for _, name := range [...]string{
 			wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderClosed, wire.HeaderETag, wire.HeaderCursor,
-			wire.HeaderEarliestOffset, headerDisposition,
+			wire.HeaderEarliestOffset, wire.HeaderState, headerDisposition,
 		} {
 			delete(header, name)
 		}
@@ -190,6 +191,19 @@ func (o *output) writeAll(v runnel.View, weigh weigher) error {
 		o.length += int64(v.Tail-v.From) + 1 // the brackets, and a comma between two messages
 	}
 	first := true
+	if v.State != nil {
+		o.length = -1
+		for message, err := range v.State {
+			if err != nil {
+				return o.abort(err)
+			}
+			if !first {
+				o.buffer = append(o.buffer, ',')
+			}
+			first = false
+			o.add(message, weigh)
+		}
+	}
 	at := v.From
 	for b, err := range v.Stream {
 		if err != nil {

@@ -678,7 +678,7 @@ func (t *tx) append(seg *segment, bodies []*record.Body, transaction runnel.Posi
 		place.Position += runnel.Position(b.Len())
 		place.BytesBefore += b.PayloadBytes()
 	}
-	at := t.set(seg, &state{desc: st.desc, mutable: st.mutable, inc: st.inc, tail: place.First - 1, bytes: place.BytesBefore, lead: st.lead})
+	at := t.set(seg, &state{desc: st.desc, mutable: st.mutable, inc: st.inc, tail: place.First - 1, bytes: place.BytesBefore, lead: st.lead, held: st.held})
 	if at.runs == nil {
 		at.runs = runs
 	} else {

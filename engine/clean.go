@@ -378,7 +378,9 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 		return err
 	}
 	defer seg.release()
-	if st := seg.durable.Load(); st.desc != nil && st.inc.id == id && !st.expired(c.e.now()) {
+	if st := seg.durable.Load(); st.desc != nil && st.inc.id == id && st.desc.Items {
+		c.trim(addr, id)
+	} else if st.desc != nil && st.inc.id == id && !st.expired(c.e.now()) {
 		at, err := c.e.retain(ctx, seg, st)
 		if err != nil {
 			return err

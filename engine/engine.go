@@ -37,6 +37,10 @@ type Config struct {
 	// PollInterval is how often a waiting reader looks by itself when other processes share the driver.
 	// 0 means DefaultPollInterval.
 	PollInterval time.Duration
+	// ItemHistory is for how long at least the changes of items are kept, for those who come back to go on
+	// where they were. What is older is let go where the history is much longer than the items themselves.
+	// 0 means DefaultItemHistory; negative means that all of it is kept.
+	ItemHistory time.Duration
 	// Now is the clock, by default time.Now. Timestamps are kept from going back whatever it says.
 	Now func() time.Time
 	// Logger is told what happens in the background. Nil means slog.Default().
@@ -50,6 +54,7 @@ const (
 	DefaultMaxReadBytes   = 256 << 20
 	DefaultSweepInterval  = 10 * time.Second
 	DefaultPollInterval   = 250 * time.Millisecond
+	DefaultItemHistory    = 24 * time.Hour
 )
 
 func (c Config) withDefaults() Config {
@@ -58,6 +63,7 @@ func (c Config) withDefaults() Config {
 	c.MaxReadBytes = cmp.Or(c.MaxReadBytes, DefaultMaxReadBytes)
 	c.SweepInterval = cmp.Or(c.SweepInterval, DefaultSweepInterval)
 	c.PollInterval = cmp.Or(c.PollInterval, DefaultPollInterval)
+	c.ItemHistory = cmp.Or(c.ItemHistory, DefaultItemHistory)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

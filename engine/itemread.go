@@ -141,7 +141,7 @@ func (e *Engine) tryItems(ctx context.Context, addr runnel.Segment, q *runnel.It
 	}
 	for run, err := range e.runs(ctx, again.sp, now, st.tail, now.tail, keep) {
 		if err != nil {
-			return runnel.ItemView{}, again.sp.moved(ctx, err)
+			return runnel.ItemView{}, again.overtaken(ctx, now, st.tail, err)
 		}
 		if err := tb.replay(run); err != nil {
 			return runnel.ItemView{}, err

@@ -112,6 +112,15 @@ func (x *itemEntry) fold(old *record.Item, version runnel.Sequence, micros, lead
 	return next
 }
 
+// messageBytes is how many bytes the message has that makes an item, 0 if there is none.
+func messageBytes(key runnel.ItemKey, x *record.Item) int64 {
+	const frame = len(`{"type":"","key":"","value":,"headers":{"operation":"insert"}}`)
+	if x.Deleted {
+		return 0
+	}
+	return int64(frame + len(key.Type) + len(key.Key) + len(x.Row))
+}
+
 // replaced tells whether an entry gives another value to an item that the entry before it, of the same
 // commit, has deleted for that.
 func replaced(old *record.Item, version runnel.Sequence, micros int64) bool {
@@ -446,7 +455,7 @@ func (a *appending) add(t *tx, x *itemEntry, key runnel.ItemKey) {
 func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence) {
 	st := seg.staged
 	id := st.inc.id
-	lead := runnel.ItemLead(st.lead, st.tail, t.micros)
+	lead, held := runnel.ItemLead(st.lead, st.tail, t.micros), st.held
 	for i := range entries {
 		x := &entries[i]
 		key := itemKey(id, x.item())
@@ -456,6 +465,11 @@ func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence)
 			old = &was
 		}
 		next := x.fold(old, first+runnel.Sequence(i), t.micros, lead)
+		held += messageBytes(x.item(), &next)
+		if old != nil {
+			held -= messageBytes(x.item(), old)
+		}
+		next.Held = held
 		if old != nil && old.Expires > 0 {
 			t.remove(itemDueKey(old.Expires, key))
 		}
@@ -466,7 +480,7 @@ func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence)
 		t.setRow(key, next.Append(make([]byte, 0, record.ItemHeaderBytes+len(next.Row))))
 	}
 	next := *st
-	next.lead = lead
+	next.lead, next.held = lead, held
 	t.set(seg, &next)
 }
 
@@ -503,9 +517,9 @@ func (a *appending) repeated(t *tx) error {
 	return nil
 }
 
-// readLead finds what the stamps of an item segment are reckoned from, which the row of its last entry
-// tells.
-func (sp *space) readLead(ctx context.Context, st *state) error {
+// readItemState finds what the row of the last entry tells about an item segment: what its stamps are reckoned
+// from, and how much its items take.
+func (sp *space) readItemState(ctx context.Context, st *state) error {
 	if st.tail == 0 {
 		return nil
 	}
@@ -529,7 +543,25 @@ func (sp *space) readLead(ctx context.Context, st *state) error {
 		if err != nil {
 			return err
 		}
-		st.lead = row.Lead
+		if st.lead, st.held = row.Lead, row.Held; st.held < 0 {
+			return sp.countItems(ctx, st)
+		}
+	}
+	return nil
+}
+
+// countItems finds how much the items of a segment take whose rows do not tell.
+func (sp *space) countItems(ctx context.Context, st *state) error {
+	st.held = 0
+	for pair, err := range sp.e.driver.Scan(ctx, sp.part, segmentRange(keyItem, st.inc.id)) {
+		if err != nil {
+			return storageError(err)
+		}
+		row, err := record.DecodeItem(pair.Value)
+		if err != nil {
+			return err
+		}
+		st.held += messageBytes(itemOfKey(pair.Key), &row)
 	}
 	return nil
 }

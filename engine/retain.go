@@ -23,6 +23,8 @@ type retained struct {
 	known   bool
 	through uint64 // payload bytes through earliest
 	next    int64  // when the first entry kept was committed, microseconds
+	// look is before when the history of an item segment need not be looked at again, in microseconds.
+	look atomic.Int64
 }
 
 // start begins where storage left off.
@@ -38,6 +40,13 @@ func (r *retained) start(st *state) {
 }
 
 func (r *retained) get() runnel.Sequence { return runnel.Sequence(r.earliest.Load()) }
+
+// move lets nobody read entries through a place any more.
+func (r *retained) move(at runnel.Sequence) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.earliest.Store(max(r.earliest.Load(), uint64(at)))
+}
 
 // nextAge is when the first entry kept will be too old, or, where that is not known, a whole age hence.
 func (r *retained) nextAge(st *state, micros int64) int64 {
@@ -160,6 +169,10 @@ func (e *Engine) outgrown(seg *segment) {
 	if st.desc == nil {
 		return
 	}
+	if st.desc.Items {
+		e.outlived(seg, st)
+		return
+	}
 	bounds := st.desc.Retention
 	if bounds.Bytes == 0 && bounds.Entries == 0 {
 		return
@@ -193,7 +206,11 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if st.desc == nil || st.inc.id != id {
 		return nil
 	}
-	at, err := e.retain(ctx, seg, st)
+	retain := e.retain
+	if st.desc.Items {
+		retain = e.forget
+	}
+	at, err := retain(ctx, seg, st)
 	if err != nil {
 		return err
 	}
@@ -221,6 +238,9 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	})
 	if err != nil {
 		return err
+	}
+	if st.desc.Items {
+		st.inc.retained.move(at)
 	}
 	// A fork whose claim is staged by now is waited for; one that comes later begins after at.
 	if err := seg.sp.barrier(ctx); err != nil {

@@ -42,6 +42,7 @@ type state struct {
 	tail    runnel.Sequence
 	bytes   uint64
 	lead    int64 // what the stamps of an item segment are reckoned from
+	held    int64 // bytes of the messages that would make the items of the segment, and no others
 }
 
 var absent = new(state)
@@ -238,7 +239,7 @@ func (sp *space) readDescribed(ctx context.Context, described []byte) (*state, e
 	}
 	st.inc.retained.start(st)
 	if desc.Items {
-		return st, sp.readLead(ctx, st)
+		return st, sp.readItemState(ctx, st)
 	}
 	return st, nil
 }

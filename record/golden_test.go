@@ -60,6 +60,7 @@ func goldens() []golden {
 		row("descriptor-items.v1", itemDescriptor, encodeDescriptor, decodeDescriptor),
 		row("item.v1", someItem, encodeItem, record.DecodeItem),
 		row("item-deleted.v1", deletedItem, encodeItem, record.DecodeItem),
+		row("item-held.v1", heldItem, encodeItem, record.DecodeItem),
 		row("key.v1", someKey, encodeKey, record.DecodeKey),
 	}
 }

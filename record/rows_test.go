@@ -71,13 +71,17 @@ var someLink = record.Link{Path: "a/b", Segment: 42, Acked: 7, Explicit: true, G
 var someKey = record.Key{First: 8, Tail: 9, Position: 77, Micros: 1_700_000_000_000_000, Sum: 1<<63 + 5, Closed: true}
 
 var someItem = record.Item{
-	Version: 12, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_500_000, Lead: 1_699_999_999_976,
+	Version: 12, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_500_000, Lead: 1_699_999_999_976, Held: -1,
 	Expires: 1_800_000_000_000_000, Row: []byte(`{"n":1}`),
 }
 
 var deletedItem = record.Item{
-	Version: 13, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_600_000, Lead: -5,
+	Version: 13, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_600_000, Lead: -5, Held: -1,
 	Expires: 1_700_000_086_400_000, Deleted: true,
+}
+
+var heldItem = record.Item{
+	Version: 14, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_700_000, Lead: 7, Held: 1 << 40, Row: []byte(`{}`),
 }
 
 var itemDescriptor = record.Descriptor{ID: 7, ContentType: "application/json", Created: 1_700_000_000_000_000, Items: true}
@@ -109,7 +113,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Cursor{someCursor, {}}, encodeCursor, record.DecodeCursor)
 	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
-	roundTrip(t, []record.Item{someItem, deletedItem, {Created: 5, Updated: 3, Row: []byte("{}")}}, encodeItem, record.DecodeItem)
+	roundTrip(t, []record.Item{someItem, deletedItem, heldItem, {Created: 5, Updated: 3, Row: []byte("{}")}}, encodeItem, record.DecodeItem)
 }
 
 func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
@@ -254,7 +258,7 @@ func FuzzDecodeKey(f *testing.F) {
 }
 
 func FuzzDecodeItem(f *testing.F) {
-	fuzzRow(f, []record.Item{someItem, deletedItem}, encodeItem, record.DecodeItem)
+	fuzzRow(f, []record.Item{someItem, deletedItem, heldItem}, encodeItem, record.DecodeItem)
 }
 
 func BenchmarkDecodeCommit(b *testing.B) {

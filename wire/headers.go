@@ -33,6 +33,9 @@ const (
 	// HeaderRetentionCount, on PUT and HEAD, is how many entries are kept: messages of a JSON stream,
 	// appends of any other.
 	HeaderRetentionCount = "Stream-Retention-Count"
+	// HeaderState is "true" on a read from the start that is answered with what the stream has come to, in
+	// the place of all messages before Stream-Next-Offset.
+	HeaderState = "Stream-State"
 	// HeaderItems, on PUT and HEAD, is "true" for a stream whose messages are those of the State Protocol and
 	// make items.
 	HeaderItems = "Stream-Items"

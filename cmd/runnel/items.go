@@ -32,6 +32,7 @@ type itemsFlags struct {
 	LeaveURL    string        `name:"leave-url" help:"Tell this URL of the end of each subscription." env:"RUNNEL_ITEMS_LEAVE_URL" placeholder:"URL"`
 	HookTimeout time.Duration `help:"Give connect-url, join-url and leave-url this long to answer." default:"5s" env:"RUNNEL_ITEMS_HOOK_TIMEOUT" placeholder:"TIME"`
 	HookSecret  string        `help:"Sign what is sent to these URLs, and to those of triggers, with this secret (HMAC-SHA256)." env:"RUNNEL_ITEMS_HOOK_SECRET" placeholder:"SECRET"`
+	History     string        `help:"Keep the changes of items for at least this long, for readers that come back; forever keeps all of them. Items themselves are kept whatever their history." default:"24h" env:"RUNNEL_ITEMS_HISTORY" placeholder:"TIME"`
 	Triggers    string        `help:"Call URLs after changes of items, as this YAML file says." env:"RUNNEL_ITEMS_TRIGGERS" placeholder:"FILE"`
 }
 
@@ -63,12 +64,26 @@ func (f itemsFlags) validate() error {
 	if f.HookTimeout < time.Millisecond || f.HookTimeout > time.Minute {
 		errs = append(errs, fmt.Errorf("items-hook-timeout must be between 1ms and 1m0s, got %s", f.HookTimeout))
 	}
+	if d, err := f.history(); err != nil || d < leastHistory && f.History != "forever" {
+		errs = append(errs, fmt.Errorf("items-history must be a time of at least %s such as 24h, or forever, got %q", leastHistory, f.History))
+	}
 	for _, given := range [][2]string{{"connect", f.ConnectURL}, {"join", f.JoinURL}, {"leave", f.LeaveURL}} {
 		if u := given[1]; u != "" && !strings.HasPrefix(u, "http://") && !strings.HasPrefix(u, "https://") {
 			errs = append(errs, fmt.Errorf("items-%s-url must be an http or https URL, got %q", given[0], u))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// leastHistory is longer than a reader takes to go on where it is.
+const leastHistory = 10 * time.Minute
+
+// history is how long changes of items are kept; negative for ever.
+func (f itemsFlags) history() (time.Duration, error) {
+	if f.History == "forever" {
+		return -1, nil
+	}
+	return time.ParseDuration(f.History)
 }
 
 // newItems returns the handler of items, behind a guard if there is anybody who says who asks.

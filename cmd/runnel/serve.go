@@ -198,7 +198,11 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, named("close the storage", driver.Close())) }()
-	eng, err := engine.Open(driver, engine.Config{TailCacheBytes: int64(c.TailCache), Logger: log})
+	history, err := c.Items.history()
+	if err != nil {
+		return err
+	}
+	eng, err := engine.Open(driver, engine.Config{TailCacheBytes: int64(c.TailCache), ItemHistory: history, Logger: log})
 	if err != nil {
 		return err
 	}

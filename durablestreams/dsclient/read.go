@@ -89,13 +89,14 @@ type pages struct {
 	get    func(from Offset) (*http.Response, error)
 	pause  func(failures int, err error) error
 
-	at   Offset // everything before it has been returned
-	page io.ReadCloser
-	body io.Reader // of the page, as far as it has not been returned
-	got  int64     // bytes of the page that have been returned
-	from string    // what the server keeps of the stream, as it said with the page
-	end  arrayEnd  // of a page that is JSON
-	next Offset    // what follows the page
+	at    Offset // everything before it has been returned
+	page  io.ReadCloser
+	body  io.Reader // of the page, as far as it has not been returned
+	got   int64     // bytes of the page that have been returned
+	from  string    // what the server keeps of the stream, as it said with the page
+	whole bool      // the page is the state of the stream, which cannot be taken up in the middle
+	end   arrayEnd  // of a page that is JSON
+	next  Offset    // what follows the page
 
 	// id is what the server's ETag says about which stream this is, apart from others of its name before
 	// or after it.
@@ -150,10 +151,13 @@ func (p *pages) openOnce() error {
 }
 
 // sameBeginning returns an error if a page from the start of the stream, a part of which was returned, now
-// begins elsewhere because retention has cut the stream.
+// begins elsewhere because retention has cut the stream, or is or was its state, of which no two are alike.
 func (p *pages) sameBeginning(h http.Header) error {
-	was := p.from
-	p.from = h.Get(wire.HeaderEarliestOffset)
+	was, whole := p.from, p.whole
+	p.from, p.whole = h.Get(wire.HeaderEarliestOffset), isTrue(h, wire.HeaderState)
+	if p.got > 0 && (p.whole || whole) {
+		return &finalError{fmt.Errorf("dsclient: the connection was lost while the state of the stream was read; read it again from its start: %w", runnel.ErrTrimmed)}
+	}
 	if p.got > 0 && p.at == Start && p.from != was {
 		return &finalError{fmt.Errorf("dsclient: the stream was cut while it was read from its start; it now begins at %s: %w", p.from, runnel.ErrTrimmed)}
 	}

@@ -162,6 +162,56 @@ test("a StreamDB materialises a group, and writes back", { timeout: 60_000 }, as
   assert.equal(bad.status, 400, await bad.text())
 })
 
+test("a new StreamDB downloads the state of a group and not its past", { timeout: 60_000 }, async (t) => {
+  const server = await withItems()
+  const board = api(server, "board", "busy")
+  const pad = "x".repeat(4000)
+  for (let n = 0; n < 300; n++) await board.set(`card-${n % 5}`, { n, pad })
+  await board.set("gone", { pad })
+  await board.remove("gone")
+  let downloaded = 0
+  const counting = async (...args) => {
+    const response = await fetch(...args)
+    if (!response.body) return response
+    const body = response.body.pipeThrough(new TransformStream({
+      transform(chunk, to) {
+        downloaded += chunk.byteLength
+        to.enqueue(chunk)
+      },
+    }))
+    return new Response(body, { status: response.status, headers: response.headers })
+  }
+  const anything = { "~standard": { version: 1, vendor: "test", validate: (value) => ({ value }) } }
+  const open = () => createStreamDB({
+    streamOptions: { url: server.stream("board/busy"), contentType: "application/json", fetch: counting },
+    state: createStateSchema({ cards: { schema: anything, type: "item", primaryKey: "id" } }),
+  })
+  const rows = (db) => [...db.collections.cards.entries()].map(([, row]) => `${row.id} ${row.n} ${row.pad?.length}`).sort()
+  const want = async () => (await board.list()).map((row) => `${row.id} ${row.n} ${row.pad.length}`).sort()
+
+  const first = open()
+  t.after(() => first.close())
+  await first.preload()
+  assert.deepEqual(rows(first), await want())
+  const past = 301 * 4000
+  t.diagnostic(`a StreamDB downloaded ${downloaded} bytes, of a past of more than ${past}`)
+  assert.ok(downloaded > 5 * 4000 && downloaded < 6 * 4000, `${downloaded} bytes`)
+
+  // It goes on from there as any other, and one that begins while the group changes sees the same.
+  const writing = (async () => {
+    for (let n = 300; n < 400; n++) await board.set(`card-${n % 7}`, { n, pad })
+  })()
+  const second = open()
+  t.after(() => second.close())
+  await second.preload()
+  await writing
+  await board.remove("card-2")
+  await server.stop("SIGKILL")
+  await server.start()
+  await board.set("card-1", { n: -1, pad })
+  for (const db of [first, second]) await becomes("a StreamDB", want, () => rows(db))
+})
+
 test("a live board is the same in two tabs", { timeout: 120_000 }, async (t) => {
   const server = await withItems()
   const board = api(server, "board", "sprint")
