@@ -132,7 +132,8 @@ type subKnown struct {
 	held       []subHeld
 	over       []runnel.WakeRef // wakes that are over for certain
 	attempts   []runnel.WebhookDelivery
-	busy       int // calls under way that may change the schedule
+	busy       int    // calls under way that may change the schedule
+	parked     uint64 // the last generation that was parked: it stays so, whatever becomes of another attempt
 	expect     *runnel.WebhookOutcome
 }
 
@@ -624,8 +625,9 @@ func (w *subWorld) settleDelivery(r *rand.Rand, k *subKnown) {
 				w.cover.hit("subscriptions: a webhook is to be tried again")
 			case runnel.WebhookParked:
 				w.cover.hit("subscriptions: a webhook was parked")
+				k.parked = d.Generation
 			}
-			if alone && k.busy == 0 && !k.unclear && o.Failures > 0 {
+			if alone && k.busy == 0 && !k.unclear && (o.Result == runnel.WebhookParked || o.Result == runnel.WebhookRetry && k.parked != d.Generation) {
 				k.expect = &o
 			}
 		}

@@ -21,6 +21,10 @@ type log interface {
 	Read(ctx context.Context, name string, from runnel.Sequence) (snapshot, error)
 	// Tail ends without an error after the last entry of a closed segment.
 	Tail(ctx context.Context, name string, from runnel.Sequence) iter.Seq2[[]string, error]
+
+	WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error)
+	Item(ctx context.Context, group, key string) (runnel.Item, error)
+	Items(ctx context.Context, group string) (runnel.ItemView, error)
 }
 
 // snapshot is what a read showed. An ID of 0 was not told.
@@ -76,6 +80,18 @@ func (f inProcess) Commit(ctx context.Context, writes ...runnel.Write) ([]runnel
 	return f.engine().Commit(ctx, theSpace, writes...)
 }
 
+func (f inProcess) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	return f.engine().WriteItems(ctx, theSpace, writes)
+}
+
+func (f inProcess) Item(ctx context.Context, group, key string) (runnel.Item, error) {
+	return f.engine().Item(ctx, theSpace.Segment(group), runnel.ItemKey{Key: key})
+}
+
+func (f inProcess) Items(ctx context.Context, group string) (runnel.ItemView, error) {
+	return f.engine().Items(ctx, theSpace.Segment(group), runnel.ItemQuery{})
+}
+
 func (f inProcess) Delete(ctx context.Context, name string) error {
 	return f.engine().Delete(ctx, theSpace.Segment(name))
 }
@@ -125,6 +141,18 @@ func textsOf(b runnel.Batch) []string {
 type overHTTP struct {
 	client   *dsclient.Client
 	longPoll bool
+}
+
+func (overHTTP) WriteItems(context.Context, runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	panic("the protocol has no items")
+}
+
+func (overHTTP) Item(context.Context, string, string) (runnel.Item, error) {
+	panic("the protocol has no items")
+}
+
+func (overHTTP) Items(context.Context, string) (runnel.ItemView, error) {
+	panic("the protocol has no items")
 }
 
 func stream(name string) string { return spaceName + "/" + name }

@@ -16,7 +16,7 @@ var (
 	only      = flag.String("world", "", "the only world to make histories in, as \"shared faults\"; empty is all of them")
 )
 
-var models = []*model{appendModel, producerModel, lifeModel, commitModel, forkModel}
+var models = []*model{appendModel, producerModel, lifeModel, commitModel, forkModel, itemModel}
 
 // enough is how many histories of a model must have met everything that it is about.
 const enough = 500

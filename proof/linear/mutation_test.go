@@ -47,6 +47,10 @@ var mutations = []struct {
 	{"a name with another configuration is found to be the same", lifeModel, kind{driver: "shared"}, ofLog(func(l log) log { return agreeing{l} })},
 	{"a commit is seen half", commitModel, kind{driver: "memory"}, ofLog(func(l log) log { return halving{l} })},
 	{"a refused commit leaves its first write", commitModel, kind{driver: "memory"}, ofLog(func(l log) log { return partial{l} })},
+	{"the condition of a write to an item is checked before it, and not with it", itemModel, kind{driver: "memory"}, ofLog(func(l log) log { return hasty{l} })},
+	{"an item is shown as it was", itemModel, kind{driver: "shared"}, ofLog(func(l log) log { return &reminiscing{log: l, seen: make(map[string]runnel.Item)} })},
+	{"a commit to two items is made in two", itemModel, kind{driver: "pebble"}, ofLog(func(l log) log { return splitting{l} })},
+	{"items are counted up from what is durable", itemModel, kind{driver: "memory"}, ofLog(func(l log) log { return counting{l} })},
 	{"a fork at the tail misses the last entry", forkModel, kind{driver: "memory"}, ofLog(func(l log) log { return short{l} })},
 }
 
@@ -281,4 +285,90 @@ func (l short) Create(ctx context.Context, name string, o runnel.CreateOptions) 
 		}
 	}
 	return l.log.Create(ctx, name, o)
+}
+
+// hasty looks at an item before it writes, in place of saying what it expects.
+type hasty struct{ log }
+
+func (l hasty) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	for i := range writes.Writes {
+		w := &writes.Writes[i]
+		if w.IfVersion == nil {
+			continue
+		}
+		it, err := l.Item(ctx, writes.Segment, w.Key)
+		if err != nil && !errors.Is(err, runnel.ErrNotFound) {
+			return nil, err
+		}
+		if it.Version != *w.IfVersion {
+			return nil, &runnel.ItemMovedError{Segment: theSpace.Segment(writes.Segment), Item: w.ItemKey, Want: w.IfVersion, Have: it.Version}
+		}
+		w.IfVersion = nil
+	}
+	return l.log.WriteItems(ctx, writes)
+}
+
+// reminiscing shows items as it saw them first.
+type reminiscing struct {
+	log
+	mu   sync.Mutex
+	seen map[string]runnel.Item
+}
+
+func (l *reminiscing) Item(ctx context.Context, group, key string) (runnel.Item, error) {
+	it, err := l.log.Item(ctx, group, key)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, ok := l.seen[group+key]; ok && err == nil && sometimesWrong() {
+		return was, nil
+	}
+	if err == nil {
+		l.seen[group+key] = it
+	}
+	return it, err
+}
+
+// splitting makes a commit of each write.
+type splitting struct{ log }
+
+func (l splitting) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	var all []runnel.ItemsWritten
+	for _, w := range writes.Writes {
+		one := writes
+		one.Writes = []runnel.ItemWrite{w}
+		done, err := l.log.WriteItems(context.WithoutCancel(ctx), one)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, done...); len(all) > 1 {
+			all[0].Results = append(all[0].Results, done[0].Results...)
+		}
+	}
+	return all, nil
+}
+
+// counting reads what it counts up, and then writes.
+type counting struct{ log }
+
+func (l counting) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	for i := range writes.Writes {
+		w := &writes.Writes[i]
+		if w.Apply == nil {
+			continue
+		}
+		it, err := l.Item(ctx, writes.Segment, w.Key)
+		old := &it
+		switch {
+		case errors.Is(err, runnel.ErrNotFound):
+			old = nil
+		case err != nil:
+			return nil, err
+		}
+		value, err := w.Apply(old)
+		if err != nil {
+			return nil, err
+		}
+		w.Value, w.Apply = value, nil
+	}
+	return l.log.WriteItems(ctx, writes)
 }

@@ -49,6 +49,7 @@ const (
 	fenced      = "fenced by epoch"
 	gap         = "gap before"
 	invalid     = "invalid"
+	itemMoved   = "item moved to"
 )
 
 // refusalOf reads a refusal from an error of the engine or of the client over HTTP.
@@ -61,7 +62,10 @@ func refusalOf(err error) (refusal, bool) {
 	var beyond *runnel.BeyondTailError
 	var fence *runnel.ProducerFencedError
 	var missing *runnel.ProducerGapError
+	var item *runnel.ItemMovedError
 	switch {
+	case errors.As(err, &item):
+		return refusal{itemMoved, uint64(item.Have)}, true
 	case errors.As(err, &closed):
 		return refusal{closedAt, uint64(closed.Tail)}, true
 	case errors.As(err, &moved):
