@@ -24,6 +24,7 @@ type log interface {
 	Delete(ctx context.Context, seg runnel.Segment) error
 	Stat(ctx context.Context, seg runnel.Segment) (runnel.Info, error)
 	Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error)
+	ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error)
 	Wait(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) (runnel.Info, error)
 	Tail(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) iter.Seq2[runnel.Batch, error]
 	List(ctx context.Context, store runnel.Store, o runnel.ListOptions) iter.Seq2[runnel.Info, error]

@@ -320,6 +320,10 @@ func (c current) Read(ctx context.Context, seg runnel.Segment, id uint64, from r
 	return c.engine().Read(ctx, seg, id, from)
 }
 
+func (c current) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	return c.engine().ReadStart(ctx, seg)
+}
+
 func (c current) Wait(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) (runnel.Info, error) {
 	return c.engine().Wait(ctx, seg, id, after)
 }
