@@ -48,6 +48,16 @@ type Log interface {
 	// WatchSegments yields what segments there are and each one that changes.
 	WatchSegments(ctx context.Context, store Store, prefix string) iter.Seq2[Status, error]
 
+	// Item returns an item.
+	Item(ctx context.Context, segment Segment, key ItemKey) (Item, error)
+	// Items returns items of a segment as of one moment.
+	Items(ctx context.Context, segment Segment, q ItemQuery) (ItemView, error)
+	// WatchItems yields the items that there are, and then each change, and each event that is sent. Transact
+	// writes items.
+	WatchItems(ctx context.Context, w ItemWatch) iter.Seq2[ItemNews, error]
+	// SendItem tells those who watch a group of an event.
+	SendItem(ctx context.Context, e ItemEvent) error
+
 	// Cursor returns the stored place of a reader.
 	Cursor(ctx context.Context, name CursorName) (Cursor, error)
 	// Cursors yields the cursors of a segment, or of a space, whose names have a prefix, behind one.

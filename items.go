@@ -75,6 +75,11 @@ type ItemWrite struct {
 	// quick, depend on nothing else, and keep or change nothing of what it is given. An error refuses the
 	// whole commit, and is returned as it is.
 	Apply func(old *Item) ([]byte, error)
+	// Ops, if not nil, tells the next value in the place of Value and Apply: a JSON list of operations, as
+	// package items/ops reads it. All of them are applied, or the write is refused with an *OperationsError;
+	// with Partial those that can be are, and ItemResult.Failed has the others.
+	Ops     []byte
+	Partial bool
 	// TTL is how long after the write the item goes away by itself. 0: never, unless KeepTTL is set, which
 	// leaves the expiry that the item has.
 	TTL     time.Duration
@@ -108,6 +113,8 @@ type ItemsWritten struct {
 // ItemResult is what an item was before a write, and is after it. Nil means that there is none.
 type ItemResult struct {
 	Old, New *Item
+	// Failed are the operations of a partial list that could not be applied.
+	Failed []FailedOperation
 }
 
 // ItemQuery selects items of a segment.

@@ -24,14 +24,13 @@ type Log interface {
 	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
 
 	WriteItems(ctx context.Context, space runnel.Space, writes ...runnel.ItemWrites) ([]runnel.ItemsWritten, error)
-	Item(ctx context.Context, seg runnel.Segment, key runnel.ItemKey) (runnel.Item, error)
-	Items(ctx context.Context, seg runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error)
 	TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error]
 	SpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, q runnel.ItemQuery) (runnel.SpaceItemView, error)
 	TailSpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error]
 	ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error]
 	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
+	ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent]
 }
 
 // Guard is a log that does what the principal in the context may do, and refuses the rest: with

@@ -127,3 +127,53 @@ func (g *Guard) DeleteItemSpace(ctx context.Context, space runnel.Space) (int, e
 	}
 	return g.log.DeleteItemSpace(ctx, space)
 }
+
+// WatchItems needs read of the item, of the group, or of the space where several groups are watched.
+func (g *Guard) WatchItems(ctx context.Context, w runnel.ItemWatch) iter.Seq2[runnel.ItemNews, error] {
+	return following(ctx, mayWatch(ctx, &w), func(ctx context.Context) iter.Seq2[runnel.ItemNews, error] {
+		return g.log.WatchItems(ctx, w)
+	})
+}
+
+func mayWatch(ctx context.Context, w *runnel.ItemWatch) error {
+	if err := w.Validate(); err != nil {
+		return known(ctx, err)
+	}
+	switch {
+	case w.Group == "":
+		return mayDoIn(ctx, "read", Read, w.Space)
+	case w.Item == nil:
+		return mayDo(ctx, "read", Read, w.Space.Segment(w.Group))
+	}
+	return mayDoItem(ctx, "read", Read, w.Space.Segment(w.Group), runnel.ItemKey{Type: w.Type, Key: *w.Item})
+}
+
+// SendItem needs send of the group, or of the item that the event is about.
+func (g *Guard) SendItem(ctx context.Context, e runnel.ItemEvent) error {
+	key := runnel.ItemKey{}
+	if e.Item != nil {
+		key.Key = *e.Item
+	}
+	if err := mayDoItem(ctx, "send to", Send, e.Segment, key); err != nil {
+		return err
+	}
+	return g.log.SendItem(ctx, e)
+}
+
+// ItemEvents needs read of the space, and ends when the principal is not served any more. Who may not read it is
+// told nothing.
+func (g *Guard) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
+	if mayDoIn(ctx, "read", Read, space) != nil {
+		return func(func(runnel.ItemEvent) bool) {}
+	}
+	ctx, release := PrincipalOf(ctx).Bind(ctx)
+	events := g.log.ItemEvents(ctx, space) // listens from here on
+	return func(yield func(runnel.ItemEvent) bool) {
+		defer release()
+		for event := range events {
+			if ctx.Err() != nil || !yield(event) {
+				return
+			}
+		}
+	}
+}

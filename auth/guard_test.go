@@ -177,6 +177,21 @@ var operations = []operation{
 		defer cancel()
 		return ignore(first(g.TailSpaceItems(ctx, chats, "", 0)), context.DeadlineExceeded)
 	}},
+	{name: "WatchItems", needs: []string{"runnel:read:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return first(g.WatchItems(ctx, runnel.ItemWatch{Space: chats, Group: "room", Item: new("alice")}))
+	}},
+	{name: "WatchItems", what: "of a group", needs: []string{"runnel:read:chats/room"}, besides: "runnel:read:chats/room#alice", do: func(ctx context.Context, g *auth.Guard) error {
+		return first(g.WatchItems(ctx, runnel.ItemWatch{Space: chats, Group: "room"}))
+	}},
+	{name: "WatchItems", what: "of several groups", needs: []string{"runnel:read:chats"}, besides: "runnel:read:chats/42", do: func(ctx context.Context, g *auth.Guard) error {
+		return first(g.WatchItems(ctx, runnel.ItemWatch{Space: chats, GroupPrefix: "4"}))
+	}},
+	{name: "SendItem", needs: []string{"runnel:send:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return g.SendItem(ctx, runnel.ItemEvent{Segment: chats.Segment("room"), Item: new("alice"), Type: "typing", Data: []byte("1")})
+	}},
+	{name: "SendItem", what: "to a group", needs: []string{"runnel:send:chats/room"}, besides: "runnel:send:chats/room#alice", do: func(ctx context.Context, g *auth.Guard) error {
+		return g.SendItem(ctx, runnel.ItemEvent{Segment: chats.Segment("room"), Type: "typing", Data: []byte("1")})
+	}},
 	{name: "ItemGroups", listing: true, do: func(ctx context.Context, g *auth.Guard) error { return first(g.ItemGroups(ctx, chats, "", "")) }},
 	{name: "ItemSpaces", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.ItemSpaces(ctx, runnel.Store{}, "", ""))
@@ -265,6 +280,21 @@ var operations = []operation{
 	}},
 	{name: "WatchSegments", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.WatchSegments(ctx, runnel.Store{}, ""))
+	}},
+	{name: "ItemEvents", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		events := g.ItemEvents(ctx, chats)
+		if auth.PrincipalOf(ctx) != nil {
+			cancel()
+		}
+		for range events {
+			return nil
+		}
+		if auth.PrincipalOf(ctx) == nil {
+			return runnel.ErrUnauthorized // it ended by itself
+		}
+		return nil
 	}},
 	{name: "Watch", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Hour)
@@ -359,7 +389,9 @@ func TestEveryFieldThatNamesSomethingIsLookedAt(t *testing.T) {
 		reflect.TypeFor[runnel.ForkFrom]():      "Source At Latest Sub",
 		reflect.TypeFor[runnel.CursorMove]():    "Segment Name Place Expect Rewind",
 		reflect.TypeFor[runnel.ItemWrites]():    "Segment Create TxID Key Sum Writes",
-		reflect.TypeFor[runnel.ItemWrite]():     "ItemKey IfVersion IfExists Value Apply TTL KeepTTL",
+		reflect.TypeFor[runnel.ItemWrite]():     "ItemKey IfVersion IfExists Value Apply Ops Partial TTL KeepTTL",
+		reflect.TypeFor[runnel.ItemWatch]():     "Space Group GroupPrefix Type Prefix Item ID After",
+		reflect.TypeFor[runnel.ItemEvent]():     "Segment Item Subscription Type Data ID Tail",
 		reflect.TypeFor[runnel.Query]():         "Sources Through Since Until Last Limit Backwards Follow Filter",
 		reflect.TypeFor[runnel.Source]():        "Space Segment ID After",
 		reflect.TypeFor[runnel.LeaseRequest]():  "Key Holder TTL Wait Metadata",
@@ -384,11 +416,11 @@ func TestEveryOperationIsRefusedWithoutItsScopes(t *testing.T) {
 			}
 			revoked := principal("runnel:admin@*")
 			revoked.Revoke()
-			if err := o.do(auth.WithPrincipal(ctx, revoked), guard()); o.name != "Watch" && !errors.Is(err, runnel.ErrUnauthorized) {
+			if err := o.do(auth.WithPrincipal(ctx, revoked), guard()); o.name != "Watch" && o.name != "ItemEvents" && !errors.Is(err, runnel.ErrUnauthorized) {
 				t.Errorf("somebody revoked: %v", err)
 			}
 			expired := auth.NewPrincipal("alice", time.Now().Add(-time.Second), auth.Scope{Verbs: auth.Admin, AnyStore: true})
-			if err := o.do(auth.WithPrincipal(ctx, expired), guard()); o.name != "Watch" && !errors.Is(err, runnel.ErrUnauthorized) {
+			if err := o.do(auth.WithPrincipal(ctx, expired), guard()); o.name != "Watch" && o.name != "ItemEvents" && !errors.Is(err, runnel.ErrUnauthorized) {
 				t.Errorf("somebody expired: %v", err)
 			}
 			if err := o.do(as(ctx, "runnel:admin"), guard()); err != nil {
@@ -407,7 +439,10 @@ func TestEveryOperationIsRefusedWithoutItsScopes(t *testing.T) {
 			}
 			wrong := []string{
 				"runnel:admin:chat", "runnel:admin:chatsx", "runnel:admin:chats/4", "runnel:admin:chats/42/43", "runnel:admin@" + other.String(),
-				"runnel:admin:chats/42#item", "runnel:send", "runnel:admin:CHATS",
+				"runnel:admin:chats/42#item", "runnel:admin:CHATS",
+			}
+			if o.name != "SendItem" {
+				wrong = append(wrong, "runnel:send")
 			}
 			if err := o.do(as(ctx, wrong...), guard()); !errors.Is(err, runnel.ErrForbidden) {
 				t.Errorf("with %v: %v", wrong, err)
@@ -419,7 +454,7 @@ func TestEveryOperationIsRefusedWithoutItsScopes(t *testing.T) {
 					t.Fatal(err)
 				case scope.Verbs == auth.Admin:
 					less = append(less, "runnel:read+write")
-				case scope.Verbs == auth.Write:
+				case scope.Verbs == auth.Write, scope.Verbs == auth.Send:
 					less = append(less, "runnel:read")
 				case o.either == "":
 					less = append(less, "runnel:write")

@@ -6,6 +6,7 @@
 //	write      Publish, Produce, ProduceAt, Producer
 //	read       Consume, Tail, Reader
 //	watch      WatchSegment, WatchSpace
+//	items      ItemsIn, ItemStreams
 //	coordinate WithLease, Join, Workers
 //
 // # Who owns bytes

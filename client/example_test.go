@@ -235,3 +235,88 @@ func ExampleClient_WatchSpace() {
 	}
 	// Output: shop/order-42 1
 }
+
+func ExampleClient_ItemsIn() {
+	c, end := newExample()
+	defer end()
+	type message struct {
+		Text string `json:"text"`
+	}
+	chat := c.ItemsIn(runnel.Space{Name: "chat"})
+	_, _ = chat.Set(ctx, "room-1", "m1", message{"hello"})
+	item, err := chat.Get(ctx, "room-1", "m1")
+	m, _ := client.Value[message](item)
+	fmt.Println(m.Text, item.Version, err)
+	list, err := chat.List(ctx, "room-1", client.ItemList{})
+	fmt.Println(len(list.Items), err)
+	// Output:
+	// hello 1 <nil>
+	// 1 <nil>
+}
+
+func ExampleItems_With() {
+	c, end := newExample()
+	defer end()
+	board := c.ItemsIn(runnel.Space{Name: "board"})
+	_, _ = board.Set(ctx, "game", "turn", "white")
+	_, _ = board.Set(ctx, "game", "turn", "black")
+	// Whoever has seen an older version is told which one there is, and changes nothing.
+	_, err := board.With(client.ItemOptions{Expect: client.At(1)}).Set(ctx, "game", "turn", "white")
+	moved, ok := errors.AsType[*runnel.ItemMovedError](err)
+	fmt.Println(ok, moved.Have)
+	// Output: true 2
+}
+
+func ExampleItems_Update() {
+	c, end := newExample()
+	defer end()
+	votes := c.ItemsIn(runnel.Space{Name: "votes"})
+	for range 3 {
+		_, _ = votes.Update(ctx, "election", "result", client.Increment(1, "yes"), client.Push("ann", "voters"))
+	}
+	item, err := votes.Get(ctx, "election", "result")
+	fmt.Println(string(item.Value), err)
+	// Output: {"yes":3,"voters":"annannann"} <nil>
+}
+
+func ExampleItems_Write() {
+	c, end := newExample()
+	defer end()
+	tasks := c.ItemsIn(runnel.Space{Name: "tasks"})
+	_, _ = tasks.Set(ctx, "sprint", "todo/7", "write tests")
+	// The task moves, or nothing happens.
+	written, err := tasks.With(client.ItemOptions{Key: "move-7"}).Write(ctx, "sprint",
+		runnel.ItemWrite{ItemKey: runnel.ItemKey{Key: "todo/7"}, IfExists: true},
+		runnel.ItemWrite{ItemKey: runnel.ItemKey{Key: "done/7"}, Value: []byte(`"write tests"`)})
+	fmt.Println(written.Results[0].New == nil, string(written.Results[1].New.Value), err)
+	// Output: true "write tests" <nil>
+}
+
+func ExampleItems_Watch() {
+	c, end := newExample()
+	defer end()
+	chat := c.ItemsIn(runnel.Space{Name: "chat"})
+	_, _ = chat.Set(ctx, "room-1", "m1", "hello")
+	for n, err := range chat.Watch(ctx, client.Watch{Group: "room-1"}) {
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case n.Snapshot:
+			fmt.Println("there is", len(n.Items))
+			go func() {
+				_, _ = chat.Set(ctx, "room-1", "m2", "good morning")
+				_ = chat.Send(ctx, "room-1", "typing", "ann")
+			}()
+		case n.Event != nil:
+			fmt.Println(n.Event.Type, string(n.Event.Data))
+			return
+		}
+		for _, change := range n.Changes {
+			fmt.Println(change.Op, change.Key, string(change.Value))
+		}
+	}
+	// Output:
+	// there is 1
+	// create m2 "good morning"
+	// typing "ann"
+}

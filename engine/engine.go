@@ -75,15 +75,16 @@ func (c Config) withDefaults() Config {
 
 // Engine is the log over one driver. All methods may be called concurrently.
 type Engine struct {
-	driver   storage.Driver
-	gauge    storage.Gauge // the driver, if it knows how much space it has
-	limits   storage.Limits
-	cfg      Config
-	cache    *tailCache
-	large    *semaphore.Weighted // bytes of large entries that are being read
-	watch    watchers
-	statuses statuses
-	id       [16]byte // tells this engine from every other
+	driver     storage.Driver
+	gauge      storage.Gauge // the driver, if it knows how much space it has
+	limits     storage.Limits
+	cfg        Config
+	cache      *tailCache
+	large      *semaphore.Weighted // bytes of large entries that are being read
+	watch      watchers
+	statuses   statuses
+	itemEvents itemEvents
+	id         [16]byte // tells this engine from every other
 
 	// ctx ends when the engine closes; commits and background work run under it.
 	ctx    context.Context //nolint:containedctx // the engine's own life, not an operation's

@@ -205,7 +205,12 @@ func (e *Engine) itemWriting(a *appending, w *runnel.ItemWrites) error {
 		if one.TTL < 0 || one.TTL > 0 && one.KeepTTL {
 			return &runnel.InvalidError{What: "ttl of an item", Rule: "must not be negative, and not be given where it is kept"}
 		}
-		a.reserve += 256 + len(w.TxID) + 2*(len(one.Key)+len(one.Type))
+		a.reserve += 256 + len(w.TxID) + 2*(len(one.Key)+len(one.Type)+len(one.Ops))
+		if one.Ops != nil {
+			if err := a.operate(i); err != nil {
+				return err
+			}
+		}
 		if one.Apply == nil && one.Value != nil {
 			var err error
 			if one.Value, err = message.CheckValue(one.Value); err != nil {

@@ -40,9 +40,6 @@ type Config struct {
 	Admit func(*http.Request) (*http.Request, error)
 	// Bind returns a context that ends when who asks may not be served any longer. Nil: never.
 	Bind func(context.Context) (context.Context, context.CancelFunc)
-	// MaySend says whether the one that a context is about may send to a group, or to an item of it. Nil
-	// lets everybody.
-	MaySend func(ctx context.Context, group runnel.Segment, item string) error
 	// Own is what the handler does of itself with, such as to follow a space for all its subscribers. Nil
 	// is the log that New was given.
 	Own Log

@@ -19,6 +19,7 @@ type fakeLog struct {
 	spaces  map[runnel.Space]*fakeSpace
 	moved   chan struct{} // closed and replaced with each change
 	events  []runnel.Event
+	sent    []runnel.ItemEvent
 	failing error // of reads and writes
 	cursors map[runnel.CursorName]uint64
 }
@@ -302,6 +303,40 @@ func (f *fakeLog) DeleteItemSpace(_ context.Context, space runnel.Space) (int, e
 	clear(s.groups)
 	f.wake()
 	return n, nil
+}
+
+func (f *fakeLog) SendItem(_ context.Context, e runnel.ItemEvent) error {
+	if err := e.Validate(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent = append(f.sent, e)
+	f.wake()
+	return nil
+}
+
+func (f *fakeLog) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
+	f.mu.Lock()
+	next := len(f.sent)
+	f.mu.Unlock()
+	return func(yield func(runnel.ItemEvent) bool) {
+		for {
+			f.mu.Lock()
+			sent, moved := f.sent, f.moved
+			f.mu.Unlock()
+			for ; next < len(sent); next++ {
+				if sent[next].Segment.In() == space && !yield(sent[next]) {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-moved:
+			}
+		}
+	}
 }
 
 func (f *fakeLog) Watch(ctx context.Context, _ runnel.Store) iter.Seq[runnel.Event] {

@@ -119,6 +119,8 @@ func (h *Handler) attach(ctx context.Context, space runnel.Space, group string, 
 		follow, f.stop = context.WithCancel(h.ended)
 		h.feeds[space] = f
 		h.live.Go(func() { f.follow(follow, info.Head) })
+		events := h.cfg.Own.ItemEvents(follow, space) // listens from here on
+		h.live.Go(func() { f.hear(follow, events) })
 		h.live.Go(func() { f.check(follow) })
 		if !h.watched[space.Store] {
 			h.watched[space.Store] = true

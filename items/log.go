@@ -23,6 +23,10 @@ type Log interface {
 	StatSpace(ctx context.Context, space runnel.Space) (runnel.SpaceInfo, error)
 	Delete(ctx context.Context, seg runnel.Segment) error
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
+	// SendItem tells those who watch a group of an event.
+	SendItem(ctx context.Context, e runnel.ItemEvent) error
+	// ItemEvents yields the events that are sent to groups of a space, from the call on, until ctx is done.
+	ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent]
 	// Watch yields hints that segments came or went, until ctx is done.
 	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
 }

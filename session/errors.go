@@ -128,6 +128,8 @@ func putTyped(m *pb.Error, err error) {
 		m.Detail = &pb.Error_ItemMoved_{ItemMoved: &pb.Error_ItemMoved{Segment: putSegment(e.Segment), Item: putItemKey(e.Item), Want: putNumber(e.Want), Have: uint64(e.Have)}}
 	case *runnel.ItemNotFoundError:
 		m.Detail = &pb.Error_ItemNotFound{ItemNotFound: &pb.Error_ItemMoved{Segment: putSegment(e.Segment), Item: putItemKey(e.Item)}}
+	case *runnel.OperationsError:
+		m.Detail = &pb.Error_Operations_{Operations: &pb.Error_Operations{Segment: putSegment(e.Segment), Item: putItemKey(e.Item), Failed: putFailed(e.Failed)}}
 	case *runnel.StorageFullError:
 		m.Detail = &pb.Error_StorageFull_{StorageFull: &pb.Error_StorageFull{Free: e.Free, Keep: e.Keep, Need: e.Need}}
 	}
@@ -223,6 +225,8 @@ func getTyped(m *pb.Error) error {
 		}
 	case *pb.Error_ItemNotFound:
 		return &runnel.ItemNotFoundError{Segment: getSegment(d.ItemNotFound.GetSegment()), Item: getItemKey(d.ItemNotFound.GetItem())}
+	case *pb.Error_Operations_:
+		return &runnel.OperationsError{Segment: getSegment(d.Operations.GetSegment()), Item: getItemKey(d.Operations.GetItem()), Failed: getFailed(d.Operations.GetFailed())}
 	case *pb.Error_StorageFull_:
 		return &runnel.StorageFullError{Free: d.StorageFull.GetFree(), Keep: d.StorageFull.GetKeep(), Need: d.StorageFull.GetNeed()}
 	}

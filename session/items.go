@@ -12,7 +12,7 @@ func checkItems(t *runnel.Transaction) error {
 	for i := range t.Items {
 		for j := range t.Items[i].Writes {
 			if t.Items[i].Writes[j].Apply != nil {
-				return &runnel.InvalidError{What: "item write", Rule: "must have a value over a connection, not a function"}
+				return &runnel.InvalidError{What: "item write", Rule: "must have a value or operations over a connection, not a function"}
 			}
 		}
 	}
@@ -31,7 +31,8 @@ func putItemWrites(w *runnel.ItemWrites) *pb.Request_ItemWrites {
 		one := &w.Writes[i]
 		m.Writes = append(m.Writes, &pb.Request_ItemWrite{
 			Item: putItemKey(one.ItemKey), IfVersion: putNumber(one.IfVersion), IfExists: one.IfExists,
-			HasValue: one.Value != nil, Value: one.Value, TtlNanos: int64(one.TTL), KeepTtl: one.KeepTTL,
+			HasValue: one.Value != nil || one.Ops != nil, Value: one.Value, TtlNanos: int64(one.TTL), KeepTtl: one.KeepTTL,
+			HasOps: one.Ops != nil, Ops: one.Ops, Partial: one.Partial,
 		})
 	}
 	return m
@@ -43,10 +44,13 @@ func getItemWrites(m *pb.Request_ItemWrites) (runnel.ItemWrites, error) {
 	for _, one := range m.GetWrites() {
 		write := runnel.ItemWrite{
 			ItemKey: getItemKey(one.Item), IfVersion: getNumber[runnel.Sequence](one.IfVersion), IfExists: one.IfExists,
-			TTL: time.Duration(one.TtlNanos), KeepTTL: one.KeepTtl,
+			TTL: time.Duration(one.TtlNanos), KeepTTL: one.KeepTtl, Partial: one.Partial,
 		}
-		if one.HasValue {
+		if one.HasValue && !(one.HasOps && len(one.Value) == 0) {
 			write.Value = append([]byte{}, one.Value...)
+		}
+		if one.HasOps {
+			write.Ops = append([]byte{}, one.Ops...)
 		}
 		w.Writes = append(w.Writes, write)
 	}
@@ -73,10 +77,24 @@ func getItem(m *pb.Item) *runnel.Item {
 	}
 }
 
+func putFailed(all []runnel.FailedOperation) (m []*pb.FailedOperation) {
+	for _, f := range all {
+		m = append(m, &pb.FailedOperation{Index: int64(f.Index), Code: f.Code, Message: f.Message})
+	}
+	return m
+}
+
+func getFailed(m []*pb.FailedOperation) (all []runnel.FailedOperation) {
+	for _, f := range m {
+		all = append(all, runnel.FailedOperation{Index: int(f.GetIndex()), Code: f.GetCode(), Message: f.GetMessage()})
+	}
+	return all
+}
+
 func putItemsWritten(w *runnel.ItemsWritten) *pb.ItemsWritten {
 	m := &pb.ItemsWritten{Appended: putAppended(&w.Appended)}
 	for _, r := range w.Results {
-		m.Results = append(m.Results, &pb.ItemsWritten_Result{Old: putItem(r.Old), New: putItem(r.New)})
+		m.Results = append(m.Results, &pb.ItemsWritten_Result{Old: putItem(r.Old), New: putItem(r.New), Failed: putFailed(r.Failed)})
 	}
 	return m
 }
@@ -84,7 +102,7 @@ func putItemsWritten(w *runnel.ItemsWritten) *pb.ItemsWritten {
 func getItemsWritten(m *pb.ItemsWritten) runnel.ItemsWritten {
 	w := runnel.ItemsWritten{Appended: getAppended(m.GetAppended())}
 	for _, r := range m.GetResults() {
-		w.Results = append(w.Results, runnel.ItemResult{Old: getItem(r.Old), New: getItem(r.New)})
+		w.Results = append(w.Results, runnel.ItemResult{Old: getItem(r.Old), New: getItem(r.New), Failed: getFailed(r.Failed)})
 	}
 	return w
 }

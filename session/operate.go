@@ -82,6 +82,12 @@ func (o *operation) do(ctx context.Context, req *pb.Request) (*pb.Response, erro
 		return nil, o.log.Delete(ctx, getSegment(r.Delete))
 	case *pb.Request_Query_:
 		return nil, o.query(ctx, r.Query)
+	case *pb.Request_Items:
+		return nil, o.items(ctx, r.Items)
+	case *pb.Request_WatchItems_:
+		return nil, o.watchItems(ctx, r.WatchItems)
+	case *pb.Request_SendItem:
+		return nil, o.log.SendItem(ctx, getItemEvent(r.SendItem))
 	default:
 		if last, known, err := o.look(ctx, req); known {
 			return last, err
@@ -135,6 +141,9 @@ func (o *operation) look(ctx context.Context, req *pb.Request) (last *pb.Respons
 	case *pb.Request_Cursor:
 		cursor, cerr := o.log.Cursor(ctx, getCursorName(r.Cursor))
 		last.Content, err = &pb.Response_Cursor{Cursor: putCursor(&cursor)}, cerr
+	case *pb.Request_Item:
+		item, ierr := o.log.Item(ctx, getSegment(r.Item.GetSegment()), getItemKey(r.Item.GetItem()))
+		last.Content, err = &pb.Response_Item{Item: putItem(&item)}, ierr
 	default:
 		return nil, false, nil
 	}

@@ -632,6 +632,86 @@ func TestAWatcherIsToldOfWhatChangedWhileItWasCut(t *testing.T) {
 	expect(status(), " 0 live=true mark=true")
 }
 
+func TestAWatcherOfItemsMissesNoChangeAndSeesNoneTwiceHoweverOftenItIsCut(t *testing.T) {
+	w := newWorld(t, session.Config{}, session.ClientConfig{})
+	space := runnel.Space{Name: "chat"}
+	set := func(group string, n int) {
+		_, err := w.log.WriteItems(t.Context(), space, runnel.ItemWrites{Segment: group, Writes: []runnel.ItemWrite{{
+			ItemKey: runnel.ItemKey{Key: fmt.Sprint(n % 7)}, Value: fmt.Append(nil, n),
+		}}})
+		must(t, err)
+	}
+	const changes = 200
+	set("room", 0)
+	watched := make(chan struct{})
+	go func() {
+		for n := 1; n < changes; n++ {
+			if n%20 == 0 {
+				w.link.Cut()
+			}
+			set("room", n)
+		}
+		close(watched)
+	}()
+	next := 0
+	for n, err := range w.client.WatchItems(t.Context(), runnel.ItemWatch{Space: space, Group: "room"}) {
+		must(t, err)
+		if n.Snapshot {
+			if next > 0 {
+				t.Fatalf("there is another snapshot at %d", n.Last)
+			}
+			next = int(n.Last)
+		}
+		for _, c := range n.Changes {
+			if string(c.Value) != fmt.Sprint(next) || int(c.Sequence) != next+1 {
+				t.Fatalf("change %d is %s, want %d", c.Sequence, c.Value, next)
+			}
+			next++
+		}
+		if next == changes {
+			break
+		}
+	}
+	<-watched
+}
+
+func TestAWatcherOfAStreamIsToldOfGroupsThatWentWhileItWasCut(t *testing.T) {
+	w := newWorld(t, session.Config{}, session.ClientConfig{})
+	space := runnel.Space{Name: "chat"}
+	set := func(group string) {
+		_, err := w.log.WriteItems(t.Context(), space, runnel.ItemWrites{Segment: group, Writes: []runnel.ItemWrite{{
+			ItemKey: runnel.ItemKey{Key: "k"}, Value: []byte("1"),
+		}}})
+		must(t, err)
+	}
+	set("goes")
+	set("stays")
+	next, stop := iter.Pull2(w.client.WatchItems(t.Context(), runnel.ItemWatch{Space: space}))
+	defer stop()
+	expect := func(want string) {
+		t.Helper()
+		n, err, _ := next()
+		must(t, err)
+		if got := fmt.Sprintf("%s %d items complete=%v", n.Segment.Name, len(n.Items)+len(n.Changes), n.Complete); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	}
+	expect("goes 1 items complete=false")
+	expect("stays 1 items complete=false")
+	expect(" 0 items complete=true")
+	w.link.Refuse(true)
+	w.link.Cut()
+	must(t, w.log.Delete(t.Context(), space.Segment("goes")))
+	set("comes")
+	w.link.Refuse(false)
+	expect("comes 1 items complete=false")
+	expect("stays 1 items complete=false")
+	expect("goes 0 items complete=false")
+	expect(" 0 items complete=true")
+	set("stays")
+	expect("stays 1 items complete=false")
+}
+
 func TestACloseEndsWhatIsUnderWay(t *testing.T) {
 	w := newWorld(t, session.Config{}, session.ClientConfig{})
 	w.fill(1)

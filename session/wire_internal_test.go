@@ -114,6 +114,29 @@ func TestEveryFieldCrossesTheWire(t *testing.T) {
 	})
 	var written runnel.ItemsWritten
 	check("items", &written, func() (any, error) { return getItemsWritten(sent(t, putItemsWritten(&written))), nil })
+	var view runnel.ItemView
+	check("view of items", &view, func() (any, error) {
+		m := putItemView(&view)
+		for items := range parts(view.Items) {
+			m.Items = items
+		}
+		return getItemView(sent(t, m)), nil
+	})
+	var news runnel.ItemNews
+	check("news of items", &news, func() (any, error) {
+		m := putItemNews(&news)
+		for items := range parts(news.Items) {
+			m.Items = items
+		}
+		return getItemNews(sent(t, m)), nil
+	})
+	var watch runnel.ItemWatch
+	check("watch of items", &watch, func() (any, error) { return getItemWatch(sent(t, putItemWatch(&watch))), nil })
+	var items runnel.ItemQuery
+	check("query of items", &items, func() (any, error) {
+		_, got := getItemQuery(sent(t, putItemQuery(runnel.Segment{}, &items)))
+		return got, nil
+	})
 	var q runnel.Query
 	check("query", &q, func() (any, error) { return getQuery(sent(t, putQuery(&q))), nil })
 	var appended runnel.Appended
@@ -136,6 +159,7 @@ var typed = []error{
 	&runnel.BeyondTailError{}, &runnel.BeyondHeadError{}, &runnel.CursorMovedError{}, &runnel.CursorNotFoundError{},
 	&runnel.LeaseHeldError{}, &runnel.LeaseLostError{}, &runnel.UnauthorizedError{}, &runnel.ForbiddenError{},
 	&runnel.UnavailableError{}, &runnel.StorageFullError{}, &runnel.ItemMovedError{}, &runnel.ItemNotFoundError{},
+	&runnel.OperationsError{},
 }
 
 func TestEveryErrorComesBackAsWhatItWas(t *testing.T) {
@@ -380,6 +404,14 @@ func FuzzRequest(f *testing.F) {
 		case *pb.Request_Query_:
 			q := getQuery(r.Query)
 			_ = q.Validate()
+		case *pb.Request_Items:
+			_, _ = getItemQuery(r.Items)
+		case *pb.Request_WatchItems_:
+			w := getItemWatch(r.WatchItems)
+			_ = w.Validate()
+		case *pb.Request_SendItem:
+			e := getItemEvent(r.SendItem)
+			_ = e.Validate()
 		}
 	})
 }
@@ -420,6 +452,12 @@ func FuzzResponse(f *testing.F) {
 			}
 		case *pb.Response_Entry:
 			_, _ = getEntry(c.Entry)
+		case *pb.Response_Item:
+			_ = getItem(c.Item)
+		case *pb.Response_ItemView:
+			_ = getItemView(c.ItemView)
+		case *pb.Response_ItemNews:
+			_ = getItemNews(c.ItemNews)
 		}
 	})
 }

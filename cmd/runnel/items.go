@@ -127,9 +127,6 @@ func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, log *sl
 	}
 	cfg.Admit, cfg.Own = who.Admit, eng
 	cfg.Bind = auth.BindPrincipal
-	cfg.MaySend = func(ctx context.Context, group runnel.Segment, item string) error {
-		return auth.Check(ctx, auth.Request{Action: "send to", Needs: auth.Send, Kind: "segment", Store: group.Store, Path: group.Path(), Item: item})
-	}
 	return items.New(auth.NewGuard(eng), cfg)
 }
 

@@ -142,7 +142,7 @@ func (x Error_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Code.Descriptor instead.
 func (Error_Code) EnumDescriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 0}
+	return file_session_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // Times are those of the Unix epoch; a time that is absent is the zero time.
@@ -506,6 +506,50 @@ func (x *Batch) GetPositions() []int64 {
 	return nil
 }
 
+type Text struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Text) Reset() {
+	*x = Text{}
+	mi := &file_session_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Text) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Text) ProtoMessage() {}
+
+func (x *Text) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Text.ProtoReflect.Descriptor instead.
+func (*Text) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Text) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type Number struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Value         uint64                 `protobuf:"varint,1,opt,name=value" json:"value,omitempty"`
@@ -515,7 +559,7 @@ type Number struct {
 
 func (x *Number) Reset() {
 	*x = Number{}
-	mi := &file_session_proto_msgTypes[5]
+	mi := &file_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +571,7 @@ func (x *Number) String() string {
 func (*Number) ProtoMessage() {}
 
 func (x *Number) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[5]
+	mi := &file_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +584,7 @@ func (x *Number) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Number.ProtoReflect.Descriptor instead.
 func (*Number) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{5}
+	return file_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Number) GetValue() uint64 {
@@ -561,7 +605,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_session_proto_msgTypes[6]
+	mi := &file_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +617,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[6]
+	mi := &file_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +630,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{6}
+	return file_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Retention) GetAgeNanos() int64 {
@@ -627,7 +671,7 @@ type CreateOptions struct {
 
 func (x *CreateOptions) Reset() {
 	*x = CreateOptions{}
-	mi := &file_session_proto_msgTypes[7]
+	mi := &file_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +683,7 @@ func (x *CreateOptions) String() string {
 func (*CreateOptions) ProtoMessage() {}
 
 func (x *CreateOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[7]
+	mi := &file_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +696,7 @@ func (x *CreateOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateOptions.ProtoReflect.Descriptor instead.
 func (*CreateOptions) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{7}
+	return file_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateOptions) GetContentType() string {
@@ -735,7 +779,7 @@ type AppendOptions struct {
 
 func (x *AppendOptions) Reset() {
 	*x = AppendOptions{}
-	mi := &file_session_proto_msgTypes[8]
+	mi := &file_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +791,7 @@ func (x *AppendOptions) String() string {
 func (*AppendOptions) ProtoMessage() {}
 
 func (x *AppendOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[8]
+	mi := &file_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +804,7 @@ func (x *AppendOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOptions.ProtoReflect.Descriptor instead.
 func (*AppendOptions) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{8}
+	return file_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AppendOptions) GetContentType() string {
@@ -837,7 +881,7 @@ type CursorName struct {
 
 func (x *CursorName) Reset() {
 	*x = CursorName{}
-	mi := &file_session_proto_msgTypes[9]
+	mi := &file_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +893,7 @@ func (x *CursorName) String() string {
 func (*CursorName) ProtoMessage() {}
 
 func (x *CursorName) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[9]
+	mi := &file_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +906,7 @@ func (x *CursorName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CursorName.ProtoReflect.Descriptor instead.
 func (*CursorName) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{9}
+	return file_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CursorName) GetSpace() *Space {
@@ -896,7 +940,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_session_proto_msgTypes[10]
+	mi := &file_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +952,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[10]
+	mi := &file_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +965,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{10}
+	return file_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Fence) GetKey() string {
@@ -968,6 +1012,10 @@ type Request struct {
 	//	*Request_ReleaseLease
 	//	*Request_Leases_
 	//	*Request_WatchLeases
+	//	*Request_Item
+	//	*Request_Items
+	//	*Request_WatchItems_
+	//	*Request_SendItem
 	Operation     isRequest_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -975,7 +1023,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_session_proto_msgTypes[11]
+	mi := &file_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1035,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[11]
+	mi := &file_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1048,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11}
+	return file_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Request) GetTimeoutNanos() int64 {
@@ -1222,6 +1270,42 @@ func (x *Request) GetWatchLeases() *Request_Leases {
 	return nil
 }
 
+func (x *Request) GetItem() *Request_ReadItem {
+	if x != nil {
+		if x, ok := x.Operation.(*Request_Item); ok {
+			return x.Item
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetItems() *Request_ReadItems {
+	if x != nil {
+		if x, ok := x.Operation.(*Request_Items); ok {
+			return x.Items
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetWatchItems() *Request_WatchItems {
+	if x != nil {
+		if x, ok := x.Operation.(*Request_WatchItems_); ok {
+			return x.WatchItems
+		}
+	}
+	return nil
+}
+
+func (x *Request) GetSendItem() *ItemEvent {
+	if x != nil {
+		if x, ok := x.Operation.(*Request_SendItem); ok {
+			return x.SendItem
+		}
+	}
+	return nil
+}
+
 type isRequest_Operation interface {
 	isRequest_Operation()
 }
@@ -1314,6 +1398,22 @@ type Request_WatchLeases struct {
 	WatchLeases *Request_Leases `protobuf:"bytes,31,opt,name=watch_leases,json=watchLeases,oneof"`
 }
 
+type Request_Item struct {
+	Item *Request_ReadItem `protobuf:"bytes,32,opt,name=item,oneof"`
+}
+
+type Request_Items struct {
+	Items *Request_ReadItems `protobuf:"bytes,33,opt,name=items,oneof"`
+}
+
+type Request_WatchItems_ struct {
+	WatchItems *Request_WatchItems `protobuf:"bytes,34,opt,name=watch_items,json=watchItems,oneof"`
+}
+
+type Request_SendItem struct {
+	SendItem *ItemEvent `protobuf:"bytes,35,opt,name=send_item,json=sendItem,oneof"`
+}
+
 func (*Request_Append_) isRequest_Operation() {}
 
 func (*Request_Transact_) isRequest_Operation() {}
@@ -1358,6 +1458,14 @@ func (*Request_Leases_) isRequest_Operation() {}
 
 func (*Request_WatchLeases) isRequest_Operation() {}
 
+func (*Request_Item) isRequest_Operation() {}
+
+func (*Request_Items) isRequest_Operation() {}
+
+func (*Request_WatchItems_) isRequest_Operation() {}
+
+func (*Request_SendItem) isRequest_Operation() {}
+
 // Source is where a query reads.
 type Source struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1371,7 +1479,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_session_proto_msgTypes[12]
+	mi := &file_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1491,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[12]
+	mi := &file_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1504,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{12}
+	return file_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Source) GetSpace() *Space {
@@ -1449,6 +1557,9 @@ type Response struct {
 	//	*Response_Cursor
 	//	*Response_Lease
 	//	*Response_LeaseEvent
+	//	*Response_Item
+	//	*Response_ItemView
+	//	*Response_ItemNews
 	Content       isResponse_Content `protobuf_oneof:"content"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1456,7 +1567,7 @@ type Response struct {
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_session_proto_msgTypes[13]
+	mi := &file_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1579,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[13]
+	mi := &file_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1592,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{13}
+	return file_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Response) GetContent() isResponse_Content {
@@ -1653,6 +1764,33 @@ func (x *Response) GetLeaseEvent() *LeaseEvent {
 	return nil
 }
 
+func (x *Response) GetItem() *Item {
+	if x != nil {
+		if x, ok := x.Content.(*Response_Item); ok {
+			return x.Item
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetItemView() *ItemView {
+	if x != nil {
+		if x, ok := x.Content.(*Response_ItemView); ok {
+			return x.ItemView
+		}
+	}
+	return nil
+}
+
+func (x *Response) GetItemNews() *ItemNews {
+	if x != nil {
+		if x, ok := x.Content.(*Response_ItemNews); ok {
+			return x.ItemNews
+		}
+	}
+	return nil
+}
+
 type isResponse_Content interface {
 	isResponse_Content()
 }
@@ -1729,6 +1867,18 @@ type Response_LeaseEvent struct {
 	LeaseEvent *LeaseEvent `protobuf:"bytes,18,opt,name=lease_event,json=leaseEvent,oneof"`
 }
 
+type Response_Item struct {
+	Item *Item `protobuf:"bytes,19,opt,name=item,oneof"`
+}
+
+type Response_ItemView struct {
+	ItemView *ItemView `protobuf:"bytes,20,opt,name=item_view,json=itemView,oneof"`
+}
+
+type Response_ItemNews struct {
+	ItemNews *ItemNews `protobuf:"bytes,21,opt,name=item_news,json=itemNews,oneof"`
+}
+
 func (*Response_End) isResponse_Content() {}
 
 func (*Response_Error) isResponse_Content() {}
@@ -1765,6 +1915,12 @@ func (*Response_Lease) isResponse_Content() {}
 
 func (*Response_LeaseEvent) isResponse_Content() {}
 
+func (*Response_Item) isResponse_Content() {}
+
+func (*Response_ItemView) isResponse_Content() {}
+
+func (*Response_ItemNews) isResponse_Content() {}
+
 type End struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1773,7 +1929,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_session_proto_msgTypes[14]
+	mi := &file_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1941,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[14]
+	mi := &file_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1954,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{14}
+	return file_session_proto_rawDescGZIP(), []int{15}
 }
 
 // ComeBack says that the server goes away. The operation has not been begun, or has been told as far as
@@ -1811,7 +1967,7 @@ type ComeBack struct {
 
 func (x *ComeBack) Reset() {
 	*x = ComeBack{}
-	mi := &file_session_proto_msgTypes[15]
+	mi := &file_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +1979,7 @@ func (x *ComeBack) String() string {
 func (*ComeBack) ProtoMessage() {}
 
 func (x *ComeBack) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[15]
+	mi := &file_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +1992,7 @@ func (x *ComeBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComeBack.ProtoReflect.Descriptor instead.
 func (*ComeBack) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{15}
+	return file_session_proto_rawDescGZIP(), []int{16}
 }
 
 // Started says where a query begins, before its first batch, so that it can be gone on with over another
@@ -1851,7 +2007,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_session_proto_msgTypes[16]
+	mi := &file_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2019,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[16]
+	mi := &file_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2032,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{16}
+	return file_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Started) GetSources() []*Source {
@@ -1909,7 +2065,7 @@ type Appended struct {
 
 func (x *Appended) Reset() {
 	*x = Appended{}
-	mi := &file_session_proto_msgTypes[17]
+	mi := &file_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2077,7 @@ func (x *Appended) String() string {
 func (*Appended) ProtoMessage() {}
 
 func (x *Appended) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[17]
+	mi := &file_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2090,7 @@ func (x *Appended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Appended.ProtoReflect.Descriptor instead.
 func (*Appended) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{17}
+	return file_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Appended) GetFirst() uint64 {
@@ -2003,7 +2159,7 @@ type Committed struct {
 
 func (x *Committed) Reset() {
 	*x = Committed{}
-	mi := &file_session_proto_msgTypes[18]
+	mi := &file_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2171,7 @@ func (x *Committed) String() string {
 func (*Committed) ProtoMessage() {}
 
 func (x *Committed) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[18]
+	mi := &file_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2184,7 @@ func (x *Committed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Committed.ProtoReflect.Descriptor instead.
 func (*Committed) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{18}
+	return file_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Committed) GetAppended() []*Appended {
@@ -2055,7 +2211,7 @@ type ItemsWritten struct {
 
 func (x *ItemsWritten) Reset() {
 	*x = ItemsWritten{}
-	mi := &file_session_proto_msgTypes[19]
+	mi := &file_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2223,7 @@ func (x *ItemsWritten) String() string {
 func (*ItemsWritten) ProtoMessage() {}
 
 func (x *ItemsWritten) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[19]
+	mi := &file_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2236,7 @@ func (x *ItemsWritten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsWritten.ProtoReflect.Descriptor instead.
 func (*ItemsWritten) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{19}
+	return file_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ItemsWritten) GetAppended() *Appended {
@@ -2097,6 +2253,493 @@ func (x *ItemsWritten) GetResults() []*ItemsWritten_Result {
 	return nil
 }
 
+type FailedOperation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         int64                  `protobuf:"varint,1,opt,name=index" json:"index,omitempty"`
+	Code          string                 `protobuf:"bytes,2,opt,name=code" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,3,opt,name=message" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedOperation) Reset() {
+	*x = FailedOperation{}
+	mi := &file_session_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedOperation) ProtoMessage() {}
+
+func (x *FailedOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedOperation.ProtoReflect.Descriptor instead.
+func (*FailedOperation) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FailedOperation) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FailedOperation) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *FailedOperation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// ItemView comes in parts: each one after the first has only items that follow, and the last is the one
+// that is not continued.
+type ItemView struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Info          *Info                  `protobuf:"bytes,1,opt,name=info" json:"info,omitempty"`
+	Items         []*Item                `protobuf:"bytes,2,rep,name=items" json:"items,omitempty"`
+	More          bool                   `protobuf:"varint,3,opt,name=more" json:"more,omitempty"`
+	Next          string                 `protobuf:"bytes,4,opt,name=next" json:"next,omitempty"`
+	Lead          int64                  `protobuf:"varint,5,opt,name=lead" json:"lead,omitempty"`
+	Continued     bool                   `protobuf:"varint,6,opt,name=continued" json:"continued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemView) Reset() {
+	*x = ItemView{}
+	mi := &file_session_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemView) ProtoMessage() {}
+
+func (x *ItemView) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemView.ProtoReflect.Descriptor instead.
+func (*ItemView) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ItemView) GetInfo() *Info {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *ItemView) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ItemView) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ItemView) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *ItemView) GetLead() int64 {
+	if x != nil {
+		return x.Lead
+	}
+	return 0
+}
+
+func (x *ItemView) GetContinued() bool {
+	if x != nil {
+		return x.Continued
+	}
+	return false
+}
+
+// ItemNews comes in parts if it has many items, as ItemView does.
+type ItemNews struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id" json:"id,omitempty"`
+	Last          uint64                 `protobuf:"varint,3,opt,name=last" json:"last,omitempty"`
+	Position      uint64                 `protobuf:"varint,4,opt,name=position" json:"position,omitempty"`
+	Snapshot      bool                   `protobuf:"varint,5,opt,name=snapshot" json:"snapshot,omitempty"`
+	Items         []*Item                `protobuf:"bytes,6,rep,name=items" json:"items,omitempty"`
+	Gap           string                 `protobuf:"bytes,7,opt,name=gap" json:"gap,omitempty"`
+	Complete      bool                   `protobuf:"varint,8,opt,name=complete" json:"complete,omitempty"`
+	Changes       []*ItemChange          `protobuf:"bytes,9,rep,name=changes" json:"changes,omitempty"`
+	Event         *ItemEvent             `protobuf:"bytes,10,opt,name=event" json:"event,omitempty"`
+	Lead          int64                  `protobuf:"varint,11,opt,name=lead" json:"lead,omitempty"`
+	Continued     bool                   `protobuf:"varint,12,opt,name=continued" json:"continued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemNews) Reset() {
+	*x = ItemNews{}
+	mi := &file_session_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemNews) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemNews) ProtoMessage() {}
+
+func (x *ItemNews) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemNews.ProtoReflect.Descriptor instead.
+func (*ItemNews) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ItemNews) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *ItemNews) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ItemNews) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ItemNews) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *ItemNews) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+func (x *ItemNews) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ItemNews) GetGap() string {
+	if x != nil {
+		return x.Gap
+	}
+	return ""
+}
+
+func (x *ItemNews) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *ItemNews) GetChanges() []*ItemChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ItemNews) GetEvent() *ItemEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ItemNews) GetLead() int64 {
+	if x != nil {
+		return x.Lead
+	}
+	return 0
+}
+
+func (x *ItemNews) GetContinued() bool {
+	if x != nil {
+		return x.Continued
+	}
+	return false
+}
+
+type ItemChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          *ItemKey               `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
+	Op            uint32                 `protobuf:"varint,2,opt,name=op" json:"op,omitempty"` // 1 created, 2 updated, 3 deleted
+	Value         []byte                 `protobuf:"bytes,3,opt,name=value" json:"value,omitempty"`
+	Old           []byte                 `protobuf:"bytes,4,opt,name=old" json:"old,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,5,opt,name=sequence" json:"sequence,omitempty"`
+	Position      uint64                 `protobuf:"varint,6,opt,name=position" json:"position,omitempty"`
+	Time          *Time                  `protobuf:"bytes,7,opt,name=time" json:"time,omitempty"`
+	TxId          string                 `protobuf:"bytes,8,opt,name=tx_id,json=txId" json:"tx_id,omitempty"`
+	Expires       *Time                  `protobuf:"bytes,9,opt,name=expires" json:"expires,omitempty"`
+	Stamp         int64                  `protobuf:"varint,10,opt,name=stamp" json:"stamp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemChange) Reset() {
+	*x = ItemChange{}
+	mi := &file_session_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemChange) ProtoMessage() {}
+
+func (x *ItemChange) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemChange.ProtoReflect.Descriptor instead.
+func (*ItemChange) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ItemChange) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *ItemChange) GetOp() uint32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *ItemChange) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *ItemChange) GetOld() []byte {
+	if x != nil {
+		return x.Old
+	}
+	return nil
+}
+
+func (x *ItemChange) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ItemChange) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *ItemChange) GetTime() *Time {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ItemChange) GetTxId() string {
+	if x != nil {
+		return x.TxId
+	}
+	return ""
+}
+
+func (x *ItemChange) GetExpires() *Time {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *ItemChange) GetStamp() int64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+type ItemEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Item          *Text                  `protobuf:"bytes,2,opt,name=item" json:"item,omitempty"`
+	Subscription  *Text                  `protobuf:"bytes,3,opt,name=subscription" json:"subscription,omitempty"`
+	Type          string                 `protobuf:"bytes,4,opt,name=type" json:"type,omitempty"`
+	Data          []byte                 `protobuf:"bytes,5,opt,name=data" json:"data,omitempty"`
+	Id            uint64                 `protobuf:"varint,6,opt,name=id" json:"id,omitempty"`
+	Tail          uint64                 `protobuf:"varint,7,opt,name=tail" json:"tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemEvent) Reset() {
+	*x = ItemEvent{}
+	mi := &file_session_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemEvent) ProtoMessage() {}
+
+func (x *ItemEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemEvent.ProtoReflect.Descriptor instead.
+func (*ItemEvent) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ItemEvent) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *ItemEvent) GetItem() *Text {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *ItemEvent) GetSubscription() *Text {
+	if x != nil {
+		return x.Subscription
+	}
+	return nil
+}
+
+func (x *ItemEvent) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ItemEvent) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ItemEvent) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ItemEvent) GetTail() uint64 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
 type ItemKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          string                 `protobuf:"bytes,1,opt,name=type" json:"type,omitempty"`
@@ -2107,7 +2750,7 @@ type ItemKey struct {
 
 func (x *ItemKey) Reset() {
 	*x = ItemKey{}
-	mi := &file_session_proto_msgTypes[20]
+	mi := &file_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2762,7 @@ func (x *ItemKey) String() string {
 func (*ItemKey) ProtoMessage() {}
 
 func (x *ItemKey) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[20]
+	mi := &file_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2775,7 @@ func (x *ItemKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemKey.ProtoReflect.Descriptor instead.
 func (*ItemKey) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{20}
+	return file_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ItemKey) GetType() string {
@@ -2163,7 +2806,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_session_proto_msgTypes[21]
+	mi := &file_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2818,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[21]
+	mi := &file_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2831,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{21}
+	return file_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Item) GetItem() *ItemKey {
@@ -2253,7 +2896,7 @@ type Info struct {
 
 func (x *Info) Reset() {
 	*x = Info{}
-	mi := &file_session_proto_msgTypes[22]
+	mi := &file_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2908,7 @@ func (x *Info) String() string {
 func (*Info) ProtoMessage() {}
 
 func (x *Info) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[22]
+	mi := &file_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2921,7 @@ func (x *Info) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Info.ProtoReflect.Descriptor instead.
 func (*Info) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{22}
+	return file_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Info) GetSegment() *Segment {
@@ -2375,7 +3018,7 @@ type Created struct {
 
 func (x *Created) Reset() {
 	*x = Created{}
-	mi := &file_session_proto_msgTypes[23]
+	mi := &file_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +3030,7 @@ func (x *Created) String() string {
 func (*Created) ProtoMessage() {}
 
 func (x *Created) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[23]
+	mi := &file_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +3043,7 @@ func (x *Created) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Created.ProtoReflect.Descriptor instead.
 func (*Created) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{23}
+	return file_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Created) GetInfo() *Info {
@@ -2428,7 +3071,7 @@ type SpaceInfo struct {
 
 func (x *SpaceInfo) Reset() {
 	*x = SpaceInfo{}
-	mi := &file_session_proto_msgTypes[24]
+	mi := &file_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +3083,7 @@ func (x *SpaceInfo) String() string {
 func (*SpaceInfo) ProtoMessage() {}
 
 func (x *SpaceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[24]
+	mi := &file_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +3096,7 @@ func (x *SpaceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceInfo.ProtoReflect.Descriptor instead.
 func (*SpaceInfo) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{24}
+	return file_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SpaceInfo) GetSpace() *Space {
@@ -2489,7 +3132,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_session_proto_msgTypes[25]
+	mi := &file_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +3144,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[25]
+	mi := &file_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +3157,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{25}
+	return file_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Status) GetInfo() *Info {
@@ -2557,7 +3200,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_session_proto_msgTypes[26]
+	mi := &file_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +3212,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[26]
+	mi := &file_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +3225,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{26}
+	return file_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cursor) GetName() *CursorName {
@@ -2629,7 +3272,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_session_proto_msgTypes[27]
+	mi := &file_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +3284,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[27]
+	mi := &file_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +3297,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{27}
+	return file_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Lease) GetSpace() *Space {
@@ -2725,7 +3368,7 @@ type LeaseEvent struct {
 
 func (x *LeaseEvent) Reset() {
 	*x = LeaseEvent{}
-	mi := &file_session_proto_msgTypes[28]
+	mi := &file_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +3380,7 @@ func (x *LeaseEvent) String() string {
 func (*LeaseEvent) ProtoMessage() {}
 
 func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[28]
+	mi := &file_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +3393,7 @@ func (x *LeaseEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEvent.ProtoReflect.Descriptor instead.
 func (*LeaseEvent) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{28}
+	return file_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeaseEvent) GetLease() *Lease {
@@ -2816,6 +3459,7 @@ type Error struct {
 	//	*Error_StorageFull_
 	//	*Error_ItemMoved_
 	//	*Error_ItemNotFound
+	//	*Error_Operations_
 	Detail        isError_Detail `protobuf_oneof:"detail"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2823,7 +3467,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_session_proto_msgTypes[29]
+	mi := &file_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3479,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[29]
+	mi := &file_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3492,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29}
+	return file_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Error) GetMessage() string {
@@ -3115,6 +3759,15 @@ func (x *Error) GetItemNotFound() *Error_ItemMoved {
 	return nil
 }
 
+func (x *Error) GetOperations() *Error_Operations {
+	if x != nil {
+		if x, ok := x.Detail.(*Error_Operations_); ok {
+			return x.Operations
+		}
+	}
+	return nil
+}
+
 type isError_Detail interface {
 	isError_Detail()
 }
@@ -3227,6 +3880,10 @@ type Error_ItemNotFound struct {
 	ItemNotFound *Error_ItemMoved `protobuf:"bytes,36,opt,name=item_not_found,json=itemNotFound,oneof"` // without versions
 }
 
+type Error_Operations_ struct {
+	Operations *Error_Operations `protobuf:"bytes,37,opt,name=operations,oneof"`
+}
+
 func (*Error_Name_) isError_Detail() {}
 
 func (*Error_Offset) isError_Detail() {}
@@ -3281,6 +3938,8 @@ func (*Error_ItemMoved_) isError_Detail() {}
 
 func (*Error_ItemNotFound) isError_Detail() {}
 
+func (*Error_Operations_) isError_Detail() {}
+
 type CreateOptions_Fork struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        *Segment               `protobuf:"bytes,1,opt,name=source" json:"source,omitempty"`
@@ -3293,7 +3952,7 @@ type CreateOptions_Fork struct {
 
 func (x *CreateOptions_Fork) Reset() {
 	*x = CreateOptions_Fork{}
-	mi := &file_session_proto_msgTypes[30]
+	mi := &file_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3964,7 @@ func (x *CreateOptions_Fork) String() string {
 func (*CreateOptions_Fork) ProtoMessage() {}
 
 func (x *CreateOptions_Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[30]
+	mi := &file_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3977,7 @@ func (x *CreateOptions_Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateOptions_Fork.ProtoReflect.Descriptor instead.
 func (*CreateOptions_Fork) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{7, 0}
+	return file_session_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *CreateOptions_Fork) GetSource() *Segment {
@@ -3360,7 +4019,7 @@ type AppendOptions_Producer struct {
 
 func (x *AppendOptions_Producer) Reset() {
 	*x = AppendOptions_Producer{}
-	mi := &file_session_proto_msgTypes[31]
+	mi := &file_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +4031,7 @@ func (x *AppendOptions_Producer) String() string {
 func (*AppendOptions_Producer) ProtoMessage() {}
 
 func (x *AppendOptions_Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[31]
+	mi := &file_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +4044,7 @@ func (x *AppendOptions_Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendOptions_Producer.ProtoReflect.Descriptor instead.
 func (*AppendOptions_Producer) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *AppendOptions_Producer) GetId() string {
@@ -3420,7 +4079,7 @@ type Request_Append struct {
 
 func (x *Request_Append) Reset() {
 	*x = Request_Append{}
-	mi := &file_session_proto_msgTypes[33]
+	mi := &file_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3432,7 +4091,7 @@ func (x *Request_Append) String() string {
 func (*Request_Append) ProtoMessage() {}
 
 func (x *Request_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[33]
+	mi := &file_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3445,7 +4104,7 @@ func (x *Request_Append) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Append.ProtoReflect.Descriptor instead.
 func (*Request_Append) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 1}
+	return file_session_proto_rawDescGZIP(), []int{12, 1}
 }
 
 func (x *Request_Append) GetSegment() *Segment {
@@ -3482,7 +4141,7 @@ type Request_Transact struct {
 
 func (x *Request_Transact) Reset() {
 	*x = Request_Transact{}
-	mi := &file_session_proto_msgTypes[34]
+	mi := &file_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +4153,7 @@ func (x *Request_Transact) String() string {
 func (*Request_Transact) ProtoMessage() {}
 
 func (x *Request_Transact) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[34]
+	mi := &file_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +4166,7 @@ func (x *Request_Transact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Transact.ProtoReflect.Descriptor instead.
 func (*Request_Transact) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 2}
+	return file_session_proto_rawDescGZIP(), []int{12, 2}
 }
 
 func (x *Request_Transact) GetSpace() *Space {
@@ -3559,7 +4218,7 @@ type Request_ItemWrites struct {
 
 func (x *Request_ItemWrites) Reset() {
 	*x = Request_ItemWrites{}
-	mi := &file_session_proto_msgTypes[35]
+	mi := &file_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +4230,7 @@ func (x *Request_ItemWrites) String() string {
 func (*Request_ItemWrites) ProtoMessage() {}
 
 func (x *Request_ItemWrites) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[35]
+	mi := &file_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +4243,7 @@ func (x *Request_ItemWrites) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_ItemWrites.ProtoReflect.Descriptor instead.
 func (*Request_ItemWrites) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 3}
+	return file_session_proto_rawDescGZIP(), []int{12, 3}
 }
 
 func (x *Request_ItemWrites) GetSegment() string {
@@ -3630,21 +4289,26 @@ func (x *Request_ItemWrites) GetWrites() []*Request_ItemWrite {
 }
 
 type Request_ItemWrite struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Item          *ItemKey               `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
-	IfVersion     *Number                `protobuf:"bytes,2,opt,name=if_version,json=ifVersion" json:"if_version,omitempty"`
-	IfExists      bool                   `protobuf:"varint,3,opt,name=if_exists,json=ifExists" json:"if_exists,omitempty"`
-	HasValue      bool                   `protobuf:"varint,4,opt,name=has_value,json=hasValue" json:"has_value,omitempty"` // else the item is deleted
-	Value         []byte                 `protobuf:"bytes,5,opt,name=value" json:"value,omitempty"`
-	TtlNanos      int64                  `protobuf:"varint,6,opt,name=ttl_nanos,json=ttlNanos" json:"ttl_nanos,omitempty"`
-	KeepTtl       bool                   `protobuf:"varint,7,opt,name=keep_ttl,json=keepTtl" json:"keep_ttl,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Item      *ItemKey               `protobuf:"bytes,1,opt,name=item" json:"item,omitempty"`
+	IfVersion *Number                `protobuf:"bytes,2,opt,name=if_version,json=ifVersion" json:"if_version,omitempty"`
+	IfExists  bool                   `protobuf:"varint,3,opt,name=if_exists,json=ifExists" json:"if_exists,omitempty"`
+	HasValue  bool                   `protobuf:"varint,4,opt,name=has_value,json=hasValue" json:"has_value,omitempty"` // else the item is deleted
+	Value     []byte                 `protobuf:"bytes,5,opt,name=value" json:"value,omitempty"`
+	TtlNanos  int64                  `protobuf:"varint,6,opt,name=ttl_nanos,json=ttlNanos" json:"ttl_nanos,omitempty"`
+	KeepTtl   bool                   `protobuf:"varint,7,opt,name=keep_ttl,json=keepTtl" json:"keep_ttl,omitempty"`
+	// The operations that tell the value. Then has_value is set and the value empty, which a server that does
+	// not know them refuses.
+	HasOps        bool   `protobuf:"varint,8,opt,name=has_ops,json=hasOps" json:"has_ops,omitempty"`
+	Ops           []byte `protobuf:"bytes,9,opt,name=ops" json:"ops,omitempty"`
+	Partial       bool   `protobuf:"varint,10,opt,name=partial" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Request_ItemWrite) Reset() {
 	*x = Request_ItemWrite{}
-	mi := &file_session_proto_msgTypes[36]
+	mi := &file_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +4320,7 @@ func (x *Request_ItemWrite) String() string {
 func (*Request_ItemWrite) ProtoMessage() {}
 
 func (x *Request_ItemWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[36]
+	mi := &file_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +4333,7 @@ func (x *Request_ItemWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_ItemWrite.ProtoReflect.Descriptor instead.
 func (*Request_ItemWrite) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 4}
+	return file_session_proto_rawDescGZIP(), []int{12, 4}
 }
 
 func (x *Request_ItemWrite) GetItem() *ItemKey {
@@ -3721,6 +4385,255 @@ func (x *Request_ItemWrite) GetKeepTtl() bool {
 	return false
 }
 
+func (x *Request_ItemWrite) GetHasOps() bool {
+	if x != nil {
+		return x.HasOps
+	}
+	return false
+}
+
+func (x *Request_ItemWrite) GetOps() []byte {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *Request_ItemWrite) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+type Request_ReadItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Item          *ItemKey               `protobuf:"bytes,2,opt,name=item" json:"item,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request_ReadItem) Reset() {
+	*x = Request_ReadItem{}
+	mi := &file_session_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request_ReadItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request_ReadItem) ProtoMessage() {}
+
+func (x *Request_ReadItem) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request_ReadItem.ProtoReflect.Descriptor instead.
+func (*Request_ReadItem) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{12, 5}
+}
+
+func (x *Request_ReadItem) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *Request_ReadItem) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+type Request_ReadItems struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type" json:"type,omitempty"`
+	Prefix        string                 `protobuf:"bytes,3,opt,name=prefix" json:"prefix,omitempty"`
+	After         string                 `protobuf:"bytes,4,opt,name=after" json:"after,omitempty"`
+	Limit         int64                  `protobuf:"varint,5,opt,name=limit" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request_ReadItems) Reset() {
+	*x = Request_ReadItems{}
+	mi := &file_session_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request_ReadItems) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request_ReadItems) ProtoMessage() {}
+
+func (x *Request_ReadItems) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request_ReadItems.ProtoReflect.Descriptor instead.
+func (*Request_ReadItems) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{12, 6}
+}
+
+func (x *Request_ReadItems) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *Request_ReadItems) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Request_ReadItems) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Request_ReadItems) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *Request_ReadItems) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type Request_WatchItems struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Space         *Space                 `protobuf:"bytes,1,opt,name=space" json:"space,omitempty"`
+	Group         string                 `protobuf:"bytes,2,opt,name=group" json:"group,omitempty"`
+	GroupPrefix   string                 `protobuf:"bytes,3,opt,name=group_prefix,json=groupPrefix" json:"group_prefix,omitempty"`
+	Type          string                 `protobuf:"bytes,4,opt,name=type" json:"type,omitempty"`
+	Prefix        string                 `protobuf:"bytes,5,opt,name=prefix" json:"prefix,omitempty"`
+	Item          *Text                  `protobuf:"bytes,6,opt,name=item" json:"item,omitempty"`
+	Id            uint64                 `protobuf:"varint,7,opt,name=id" json:"id,omitempty"`
+	After         uint64                 `protobuf:"varint,8,opt,name=after" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Request_WatchItems) Reset() {
+	*x = Request_WatchItems{}
+	mi := &file_session_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Request_WatchItems) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Request_WatchItems) ProtoMessage() {}
+
+func (x *Request_WatchItems) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Request_WatchItems.ProtoReflect.Descriptor instead.
+func (*Request_WatchItems) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{12, 7}
+}
+
+func (x *Request_WatchItems) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *Request_WatchItems) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Request_WatchItems) GetGroupPrefix() string {
+	if x != nil {
+		return x.GroupPrefix
+	}
+	return ""
+}
+
+func (x *Request_WatchItems) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Request_WatchItems) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Request_WatchItems) GetItem() *Text {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Request_WatchItems) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Request_WatchItems) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 type Request_CursorMove struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Segment       string                 `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
@@ -3734,7 +4647,7 @@ type Request_CursorMove struct {
 
 func (x *Request_CursorMove) Reset() {
 	*x = Request_CursorMove{}
-	mi := &file_session_proto_msgTypes[37]
+	mi := &file_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4659,7 @@ func (x *Request_CursorMove) String() string {
 func (*Request_CursorMove) ProtoMessage() {}
 
 func (x *Request_CursorMove) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[37]
+	mi := &file_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4672,7 @@ func (x *Request_CursorMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_CursorMove.ProtoReflect.Descriptor instead.
 func (*Request_CursorMove) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 5}
+	return file_session_proto_rawDescGZIP(), []int{12, 8}
 }
 
 func (x *Request_CursorMove) GetSegment() string {
@@ -3807,7 +4720,7 @@ type Request_Create struct {
 
 func (x *Request_Create) Reset() {
 	*x = Request_Create{}
-	mi := &file_session_proto_msgTypes[38]
+	mi := &file_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4732,7 @@ func (x *Request_Create) String() string {
 func (*Request_Create) ProtoMessage() {}
 
 func (x *Request_Create) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[38]
+	mi := &file_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4745,7 @@ func (x *Request_Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Create.ProtoReflect.Descriptor instead.
 func (*Request_Create) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 6}
+	return file_session_proto_rawDescGZIP(), []int{12, 9}
 }
 
 func (x *Request_Create) GetSegment() *Segment {
@@ -3859,7 +4772,7 @@ type Request_SequenceAt struct {
 
 func (x *Request_SequenceAt) Reset() {
 	*x = Request_SequenceAt{}
-	mi := &file_session_proto_msgTypes[39]
+	mi := &file_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4784,7 @@ func (x *Request_SequenceAt) String() string {
 func (*Request_SequenceAt) ProtoMessage() {}
 
 func (x *Request_SequenceAt) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[39]
+	mi := &file_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4797,7 @@ func (x *Request_SequenceAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_SequenceAt.ProtoReflect.Descriptor instead.
 func (*Request_SequenceAt) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 7}
+	return file_session_proto_rawDescGZIP(), []int{12, 10}
 }
 
 func (x *Request_SequenceAt) GetSegment() *Segment {
@@ -3911,7 +4824,7 @@ type Request_PositionAt struct {
 
 func (x *Request_PositionAt) Reset() {
 	*x = Request_PositionAt{}
-	mi := &file_session_proto_msgTypes[40]
+	mi := &file_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3923,7 +4836,7 @@ func (x *Request_PositionAt) String() string {
 func (*Request_PositionAt) ProtoMessage() {}
 
 func (x *Request_PositionAt) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[40]
+	mi := &file_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3936,7 +4849,7 @@ func (x *Request_PositionAt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_PositionAt.ProtoReflect.Descriptor instead.
 func (*Request_PositionAt) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 8}
+	return file_session_proto_rawDescGZIP(), []int{12, 11}
 }
 
 func (x *Request_PositionAt) GetSpace() *Space {
@@ -3972,7 +4885,7 @@ type Request_Query struct {
 
 func (x *Request_Query) Reset() {
 	*x = Request_Query{}
-	mi := &file_session_proto_msgTypes[41]
+	mi := &file_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +4897,7 @@ func (x *Request_Query) String() string {
 func (*Request_Query) ProtoMessage() {}
 
 func (x *Request_Query) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[41]
+	mi := &file_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4910,7 @@ func (x *Request_Query) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Query.ProtoReflect.Descriptor instead.
 func (*Request_Query) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 9}
+	return file_session_proto_rawDescGZIP(), []int{12, 12}
 }
 
 func (x *Request_Query) GetSources() []*Source {
@@ -4086,7 +4999,7 @@ type Request_Stores struct {
 
 func (x *Request_Stores) Reset() {
 	*x = Request_Stores{}
-	mi := &file_session_proto_msgTypes[42]
+	mi := &file_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +5011,7 @@ func (x *Request_Stores) String() string {
 func (*Request_Stores) ProtoMessage() {}
 
 func (x *Request_Stores) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[42]
+	mi := &file_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +5024,7 @@ func (x *Request_Stores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Stores.ProtoReflect.Descriptor instead.
 func (*Request_Stores) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 10}
+	return file_session_proto_rawDescGZIP(), []int{12, 13}
 }
 
 func (x *Request_Stores) GetAfter() []byte {
@@ -4132,7 +5045,7 @@ type Request_Spaces struct {
 
 func (x *Request_Spaces) Reset() {
 	*x = Request_Spaces{}
-	mi := &file_session_proto_msgTypes[43]
+	mi := &file_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4144,7 +5057,7 @@ func (x *Request_Spaces) String() string {
 func (*Request_Spaces) ProtoMessage() {}
 
 func (x *Request_Spaces) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[43]
+	mi := &file_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4157,7 +5070,7 @@ func (x *Request_Spaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Spaces.ProtoReflect.Descriptor instead.
 func (*Request_Spaces) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 11}
+	return file_session_proto_rawDescGZIP(), []int{12, 14}
 }
 
 func (x *Request_Spaces) GetStore() []byte {
@@ -4193,7 +5106,7 @@ type Request_List struct {
 
 func (x *Request_List) Reset() {
 	*x = Request_List{}
-	mi := &file_session_proto_msgTypes[44]
+	mi := &file_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4205,7 +5118,7 @@ func (x *Request_List) String() string {
 func (*Request_List) ProtoMessage() {}
 
 func (x *Request_List) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[44]
+	mi := &file_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4218,7 +5131,7 @@ func (x *Request_List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_List.ProtoReflect.Descriptor instead.
 func (*Request_List) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 12}
+	return file_session_proto_rawDescGZIP(), []int{12, 15}
 }
 
 func (x *Request_List) GetStore() []byte {
@@ -4259,7 +5172,7 @@ type Request_WatchSegments struct {
 
 func (x *Request_WatchSegments) Reset() {
 	*x = Request_WatchSegments{}
-	mi := &file_session_proto_msgTypes[45]
+	mi := &file_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +5184,7 @@ func (x *Request_WatchSegments) String() string {
 func (*Request_WatchSegments) ProtoMessage() {}
 
 func (x *Request_WatchSegments) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[45]
+	mi := &file_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +5197,7 @@ func (x *Request_WatchSegments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_WatchSegments.ProtoReflect.Descriptor instead.
 func (*Request_WatchSegments) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 13}
+	return file_session_proto_rawDescGZIP(), []int{12, 16}
 }
 
 func (x *Request_WatchSegments) GetStore() []byte {
@@ -4313,7 +5226,7 @@ type Request_Cursors struct {
 
 func (x *Request_Cursors) Reset() {
 	*x = Request_Cursors{}
-	mi := &file_session_proto_msgTypes[46]
+	mi := &file_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +5238,7 @@ func (x *Request_Cursors) String() string {
 func (*Request_Cursors) ProtoMessage() {}
 
 func (x *Request_Cursors) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[46]
+	mi := &file_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +5251,7 @@ func (x *Request_Cursors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Cursors.ProtoReflect.Descriptor instead.
 func (*Request_Cursors) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 14}
+	return file_session_proto_rawDescGZIP(), []int{12, 17}
 }
 
 func (x *Request_Cursors) GetSpace() *Space {
@@ -4383,7 +5296,7 @@ type Request_AcquireLease struct {
 
 func (x *Request_AcquireLease) Reset() {
 	*x = Request_AcquireLease{}
-	mi := &file_session_proto_msgTypes[47]
+	mi := &file_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4395,7 +5308,7 @@ func (x *Request_AcquireLease) String() string {
 func (*Request_AcquireLease) ProtoMessage() {}
 
 func (x *Request_AcquireLease) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[47]
+	mi := &file_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4408,7 +5321,7 @@ func (x *Request_AcquireLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_AcquireLease.ProtoReflect.Descriptor instead.
 func (*Request_AcquireLease) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 15}
+	return file_session_proto_rawDescGZIP(), []int{12, 18}
 }
 
 func (x *Request_AcquireLease) GetSpace() *Space {
@@ -4463,7 +5376,7 @@ type Request_Fenced struct {
 
 func (x *Request_Fenced) Reset() {
 	*x = Request_Fenced{}
-	mi := &file_session_proto_msgTypes[48]
+	mi := &file_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +5388,7 @@ func (x *Request_Fenced) String() string {
 func (*Request_Fenced) ProtoMessage() {}
 
 func (x *Request_Fenced) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[48]
+	mi := &file_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +5401,7 @@ func (x *Request_Fenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Fenced.ProtoReflect.Descriptor instead.
 func (*Request_Fenced) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 16}
+	return file_session_proto_rawDescGZIP(), []int{12, 19}
 }
 
 func (x *Request_Fenced) GetSpace() *Space {
@@ -4516,7 +5429,7 @@ type Request_Leases struct {
 
 func (x *Request_Leases) Reset() {
 	*x = Request_Leases{}
-	mi := &file_session_proto_msgTypes[49]
+	mi := &file_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +5441,7 @@ func (x *Request_Leases) String() string {
 func (*Request_Leases) ProtoMessage() {}
 
 func (x *Request_Leases) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[49]
+	mi := &file_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +5454,7 @@ func (x *Request_Leases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request_Leases.ProtoReflect.Descriptor instead.
 func (*Request_Leases) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11, 17}
+	return file_session_proto_rawDescGZIP(), []int{12, 20}
 }
 
 func (x *Request_Leases) GetSpace() *Space {
@@ -4569,13 +5482,14 @@ type ItemsWritten_Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Old           *Item                  `protobuf:"bytes,1,opt,name=old" json:"old,omitempty"`
 	New           *Item                  `protobuf:"bytes,2,opt,name=new" json:"new,omitempty"`
+	Failed        []*FailedOperation     `protobuf:"bytes,3,rep,name=failed" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ItemsWritten_Result) Reset() {
 	*x = ItemsWritten_Result{}
-	mi := &file_session_proto_msgTypes[53]
+	mi := &file_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +5501,7 @@ func (x *ItemsWritten_Result) String() string {
 func (*ItemsWritten_Result) ProtoMessage() {}
 
 func (x *ItemsWritten_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[53]
+	mi := &file_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +5514,7 @@ func (x *ItemsWritten_Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemsWritten_Result.ProtoReflect.Descriptor instead.
 func (*ItemsWritten_Result) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{19, 0}
+	return file_session_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *ItemsWritten_Result) GetOld() *Item {
@@ -4617,6 +5531,13 @@ func (x *ItemsWritten_Result) GetNew() *Item {
 	return nil
 }
 
+func (x *ItemsWritten_Result) GetFailed() []*FailedOperation {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
 type Error_Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind" json:"kind,omitempty"`
@@ -4628,7 +5549,7 @@ type Error_Name struct {
 
 func (x *Error_Name) Reset() {
 	*x = Error_Name{}
-	mi := &file_session_proto_msgTypes[55]
+	mi := &file_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +5561,7 @@ func (x *Error_Name) String() string {
 func (*Error_Name) ProtoMessage() {}
 
 func (x *Error_Name) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[55]
+	mi := &file_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +5574,7 @@ func (x *Error_Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Name.ProtoReflect.Descriptor instead.
 func (*Error_Name) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 0}
+	return file_session_proto_rawDescGZIP(), []int{35, 0}
 }
 
 func (x *Error_Name) GetKind() string {
@@ -4686,7 +5607,7 @@ type Error_Text struct {
 
 func (x *Error_Text) Reset() {
 	*x = Error_Text{}
-	mi := &file_session_proto_msgTypes[56]
+	mi := &file_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4698,7 +5619,7 @@ func (x *Error_Text) String() string {
 func (*Error_Text) ProtoMessage() {}
 
 func (x *Error_Text) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[56]
+	mi := &file_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4711,7 +5632,7 @@ func (x *Error_Text) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Text.ProtoReflect.Descriptor instead.
 func (*Error_Text) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 1}
+	return file_session_proto_rawDescGZIP(), []int{35, 1}
 }
 
 func (x *Error_Text) GetText() string {
@@ -4731,7 +5652,7 @@ type Error_Invalid struct {
 
 func (x *Error_Invalid) Reset() {
 	*x = Error_Invalid{}
-	mi := &file_session_proto_msgTypes[57]
+	mi := &file_session_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4743,7 +5664,7 @@ func (x *Error_Invalid) String() string {
 func (*Error_Invalid) ProtoMessage() {}
 
 func (x *Error_Invalid) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[57]
+	mi := &file_session_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4756,7 +5677,7 @@ func (x *Error_Invalid) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Invalid.ProtoReflect.Descriptor instead.
 func (*Error_Invalid) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 2}
+	return file_session_proto_rawDescGZIP(), []int{35, 2}
 }
 
 func (x *Error_Invalid) GetWhat() string {
@@ -4784,7 +5705,7 @@ type Error_TooLarge struct {
 
 func (x *Error_TooLarge) Reset() {
 	*x = Error_TooLarge{}
-	mi := &file_session_proto_msgTypes[58]
+	mi := &file_session_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4796,7 +5717,7 @@ func (x *Error_TooLarge) String() string {
 func (*Error_TooLarge) ProtoMessage() {}
 
 func (x *Error_TooLarge) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[58]
+	mi := &file_session_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4809,7 +5730,7 @@ func (x *Error_TooLarge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_TooLarge.ProtoReflect.Descriptor instead.
 func (*Error_TooLarge) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 3}
+	return file_session_proto_rawDescGZIP(), []int{35, 3}
 }
 
 func (x *Error_TooLarge) GetWhat() string {
@@ -4844,7 +5765,7 @@ type Error_Place struct {
 
 func (x *Error_Place) Reset() {
 	*x = Error_Place{}
-	mi := &file_session_proto_msgTypes[59]
+	mi := &file_session_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4856,7 +5777,7 @@ func (x *Error_Place) String() string {
 func (*Error_Place) ProtoMessage() {}
 
 func (x *Error_Place) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[59]
+	mi := &file_session_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4869,7 +5790,7 @@ func (x *Error_Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Place.ProtoReflect.Descriptor instead.
 func (*Error_Place) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 4}
+	return file_session_proto_rawDescGZIP(), []int{35, 4}
 }
 
 func (x *Error_Place) GetSegment() *Segment {
@@ -4905,7 +5826,7 @@ type Error_Differs struct {
 
 func (x *Error_Differs) Reset() {
 	*x = Error_Differs{}
-	mi := &file_session_proto_msgTypes[60]
+	mi := &file_session_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4917,7 +5838,7 @@ func (x *Error_Differs) String() string {
 func (*Error_Differs) ProtoMessage() {}
 
 func (x *Error_Differs) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[60]
+	mi := &file_session_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4930,7 +5851,7 @@ func (x *Error_Differs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Differs.ProtoReflect.Descriptor instead.
 func (*Error_Differs) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 5}
+	return file_session_proto_rawDescGZIP(), []int{35, 5}
 }
 
 func (x *Error_Differs) GetSegment() *Segment {
@@ -4972,7 +5893,7 @@ type Error_Producer struct {
 
 func (x *Error_Producer) Reset() {
 	*x = Error_Producer{}
-	mi := &file_session_proto_msgTypes[61]
+	mi := &file_session_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4984,7 +5905,7 @@ func (x *Error_Producer) String() string {
 func (*Error_Producer) ProtoMessage() {}
 
 func (x *Error_Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[61]
+	mi := &file_session_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4997,7 +5918,7 @@ func (x *Error_Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Producer.ProtoReflect.Descriptor instead.
 func (*Error_Producer) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 6}
+	return file_session_proto_rawDescGZIP(), []int{35, 6}
 }
 
 func (x *Error_Producer) GetProducer() string {
@@ -5032,7 +5953,7 @@ type Error_KeyReused struct {
 
 func (x *Error_KeyReused) Reset() {
 	*x = Error_KeyReused{}
-	mi := &file_session_proto_msgTypes[62]
+	mi := &file_session_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5044,7 +5965,7 @@ func (x *Error_KeyReused) String() string {
 func (*Error_KeyReused) ProtoMessage() {}
 
 func (x *Error_KeyReused) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[62]
+	mi := &file_session_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5057,7 +5978,7 @@ func (x *Error_KeyReused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_KeyReused.ProtoReflect.Descriptor instead.
 func (*Error_KeyReused) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 7}
+	return file_session_proto_rawDescGZIP(), []int{35, 7}
 }
 
 func (x *Error_KeyReused) GetSegment() *Segment {
@@ -5092,7 +6013,7 @@ type Error_BeyondHead struct {
 
 func (x *Error_BeyondHead) Reset() {
 	*x = Error_BeyondHead{}
-	mi := &file_session_proto_msgTypes[63]
+	mi := &file_session_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5104,7 +6025,7 @@ func (x *Error_BeyondHead) String() string {
 func (*Error_BeyondHead) ProtoMessage() {}
 
 func (x *Error_BeyondHead) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[63]
+	mi := &file_session_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5117,7 +6038,7 @@ func (x *Error_BeyondHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_BeyondHead.ProtoReflect.Descriptor instead.
 func (*Error_BeyondHead) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 8}
+	return file_session_proto_rawDescGZIP(), []int{35, 8}
 }
 
 func (x *Error_BeyondHead) GetSpace() *Space {
@@ -5152,7 +6073,7 @@ type Error_CursorMoved struct {
 
 func (x *Error_CursorMoved) Reset() {
 	*x = Error_CursorMoved{}
-	mi := &file_session_proto_msgTypes[64]
+	mi := &file_session_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5164,7 +6085,7 @@ func (x *Error_CursorMoved) String() string {
 func (*Error_CursorMoved) ProtoMessage() {}
 
 func (x *Error_CursorMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[64]
+	mi := &file_session_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5177,7 +6098,7 @@ func (x *Error_CursorMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_CursorMoved.ProtoReflect.Descriptor instead.
 func (*Error_CursorMoved) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 9}
+	return file_session_proto_rawDescGZIP(), []int{35, 9}
 }
 
 func (x *Error_CursorMoved) GetCursor() *CursorName {
@@ -5212,7 +6133,7 @@ type Error_LeaseLost struct {
 
 func (x *Error_LeaseLost) Reset() {
 	*x = Error_LeaseLost{}
-	mi := &file_session_proto_msgTypes[65]
+	mi := &file_session_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +6145,7 @@ func (x *Error_LeaseLost) String() string {
 func (*Error_LeaseLost) ProtoMessage() {}
 
 func (x *Error_LeaseLost) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[65]
+	mi := &file_session_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +6158,7 @@ func (x *Error_LeaseLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_LeaseLost.ProtoReflect.Descriptor instead.
 func (*Error_LeaseLost) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 10}
+	return file_session_proto_rawDescGZIP(), []int{35, 10}
 }
 
 func (x *Error_LeaseLost) GetKey() string {
@@ -5272,7 +6193,7 @@ type Error_Forbidden struct {
 
 func (x *Error_Forbidden) Reset() {
 	*x = Error_Forbidden{}
-	mi := &file_session_proto_msgTypes[66]
+	mi := &file_session_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +6205,7 @@ func (x *Error_Forbidden) String() string {
 func (*Error_Forbidden) ProtoMessage() {}
 
 func (x *Error_Forbidden) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[66]
+	mi := &file_session_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +6218,7 @@ func (x *Error_Forbidden) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Forbidden.ProtoReflect.Descriptor instead.
 func (*Error_Forbidden) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 11}
+	return file_session_proto_rawDescGZIP(), []int{35, 11}
 }
 
 func (x *Error_Forbidden) GetAction() string {
@@ -5331,7 +6252,7 @@ type Error_Unavailable struct {
 
 func (x *Error_Unavailable) Reset() {
 	*x = Error_Unavailable{}
-	mi := &file_session_proto_msgTypes[67]
+	mi := &file_session_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5343,7 +6264,7 @@ func (x *Error_Unavailable) String() string {
 func (*Error_Unavailable) ProtoMessage() {}
 
 func (x *Error_Unavailable) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[67]
+	mi := &file_session_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5356,7 +6277,7 @@ func (x *Error_Unavailable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_Unavailable.ProtoReflect.Descriptor instead.
 func (*Error_Unavailable) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 12}
+	return file_session_proto_rawDescGZIP(), []int{35, 12}
 }
 
 func (x *Error_Unavailable) GetReason() string {
@@ -5385,7 +6306,7 @@ type Error_ItemMoved struct {
 
 func (x *Error_ItemMoved) Reset() {
 	*x = Error_ItemMoved{}
-	mi := &file_session_proto_msgTypes[68]
+	mi := &file_session_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5397,7 +6318,7 @@ func (x *Error_ItemMoved) String() string {
 func (*Error_ItemMoved) ProtoMessage() {}
 
 func (x *Error_ItemMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[68]
+	mi := &file_session_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5410,7 +6331,7 @@ func (x *Error_ItemMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_ItemMoved.ProtoReflect.Descriptor instead.
 func (*Error_ItemMoved) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 13}
+	return file_session_proto_rawDescGZIP(), []int{35, 13}
 }
 
 func (x *Error_ItemMoved) GetSegment() *Segment {
@@ -5441,6 +6362,66 @@ func (x *Error_ItemMoved) GetHave() uint64 {
 	return 0
 }
 
+type Error_Operations struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segment       *Segment               `protobuf:"bytes,1,opt,name=segment" json:"segment,omitempty"`
+	Item          *ItemKey               `protobuf:"bytes,2,opt,name=item" json:"item,omitempty"`
+	Failed        []*FailedOperation     `protobuf:"bytes,3,rep,name=failed" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Error_Operations) Reset() {
+	*x = Error_Operations{}
+	mi := &file_session_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Error_Operations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Error_Operations) ProtoMessage() {}
+
+func (x *Error_Operations) ProtoReflect() protoreflect.Message {
+	mi := &file_session_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Error_Operations.ProtoReflect.Descriptor instead.
+func (*Error_Operations) Descriptor() ([]byte, []int) {
+	return file_session_proto_rawDescGZIP(), []int{35, 14}
+}
+
+func (x *Error_Operations) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *Error_Operations) GetItem() *ItemKey {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *Error_Operations) GetFailed() []*FailedOperation {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
 type Error_StorageFull struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Free          int64                  `protobuf:"varint,1,opt,name=free" json:"free,omitempty"`
@@ -5452,7 +6433,7 @@ type Error_StorageFull struct {
 
 func (x *Error_StorageFull) Reset() {
 	*x = Error_StorageFull{}
-	mi := &file_session_proto_msgTypes[69]
+	mi := &file_session_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5464,7 +6445,7 @@ func (x *Error_StorageFull) String() string {
 func (*Error_StorageFull) ProtoMessage() {}
 
 func (x *Error_StorageFull) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[69]
+	mi := &file_session_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5477,7 +6458,7 @@ func (x *Error_StorageFull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error_StorageFull.ProtoReflect.Descriptor instead.
 func (*Error_StorageFull) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{29, 14}
+	return file_session_proto_rawDescGZIP(), []int{35, 15}
 }
 
 func (x *Error_StorageFull) GetFree() int64 {
@@ -5532,7 +6513,9 @@ const file_session_proto_rawDesc = "" +
 	"\vtransaction\x18\x06 \x01(\x04R\vtransaction\x12\x16\n" +
 	"\x06micros\x18\a \x01(\x03R\x06micros\x12\x1c\n" +
 	"\tsequences\x18\b \x03(\x12R\tsequences\x12\x1c\n" +
-	"\tpositions\x18\t \x03(\x12R\tpositions\"\x1e\n" +
+	"\tpositions\x18\t \x03(\x12R\tpositions\"\x1a\n" +
+	"\x04Text\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x1e\n" +
 	"\x06Number\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x04R\x05value\"X\n" +
 	"\tRetention\x12\x1b\n" +
@@ -5577,7 +6560,7 @@ const file_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"1\n" +
 	"\x05Fence\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\xe7#\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xb1*\n" +
 	"\aRequest\x12#\n" +
 	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12A\n" +
 	"\acarrier\x18\x02 \x03(\v2'.runnel.session.v1.Request.CarrierEntryR\acarrier\x12;\n" +
@@ -5607,7 +6590,12 @@ const file_session_proto_rawDesc = "" +
 	"renewLease\x12H\n" +
 	"\rrelease_lease\x18\x1d \x01(\v2!.runnel.session.v1.Request.FencedH\x00R\freleaseLease\x12;\n" +
 	"\x06leases\x18\x1e \x01(\v2!.runnel.session.v1.Request.LeasesH\x00R\x06leases\x12F\n" +
-	"\fwatch_leases\x18\x1f \x01(\v2!.runnel.session.v1.Request.LeasesH\x00R\vwatchLeases\x1a:\n" +
+	"\fwatch_leases\x18\x1f \x01(\v2!.runnel.session.v1.Request.LeasesH\x00R\vwatchLeases\x129\n" +
+	"\x04item\x18  \x01(\v2#.runnel.session.v1.Request.ReadItemH\x00R\x04item\x12<\n" +
+	"\x05items\x18! \x01(\v2$.runnel.session.v1.Request.ReadItemsH\x00R\x05items\x12H\n" +
+	"\vwatch_items\x18\" \x01(\v2%.runnel.session.v1.Request.WatchItemsH\x00R\n" +
+	"watchItems\x12;\n" +
+	"\tsend_item\x18# \x01(\v2\x1c.runnel.session.v1.ItemEventH\x00R\bsendItem\x1a:\n" +
 	"\fCarrierEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a\xb0\x01\n" +
@@ -5628,7 +6616,7 @@ const file_session_proto_rawDesc = "" +
 	"\x05tx_id\x18\x03 \x01(\tR\x04txId\x12\x10\n" +
 	"\x03key\x18\x04 \x01(\tR\x03key\x12\x10\n" +
 	"\x03sum\x18\x05 \x01(\x06R\x03sum\x12<\n" +
-	"\x06writes\x18\x06 \x03(\v2$.runnel.session.v1.Request.ItemWriteR\x06writes\x1a\xfd\x01\n" +
+	"\x06writes\x18\x06 \x03(\v2$.runnel.session.v1.Request.ItemWriteR\x06writes\x1a\xc2\x02\n" +
 	"\tItemWrite\x12.\n" +
 	"\x04item\x18\x01 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x128\n" +
 	"\n" +
@@ -5637,7 +6625,30 @@ const file_session_proto_rawDesc = "" +
 	"\thas_value\x18\x04 \x01(\bR\bhasValue\x12\x14\n" +
 	"\x05value\x18\x05 \x01(\fR\x05value\x12\x1b\n" +
 	"\tttl_nanos\x18\x06 \x01(\x03R\bttlNanos\x12\x19\n" +
-	"\bkeep_ttl\x18\a \x01(\bR\akeepTtl\x1a\x9b\x01\n" +
+	"\bkeep_ttl\x18\a \x01(\bR\akeepTtl\x12\x17\n" +
+	"\ahas_ops\x18\b \x01(\bR\x06hasOps\x12\x10\n" +
+	"\x03ops\x18\t \x01(\fR\x03ops\x12\x18\n" +
+	"\apartial\x18\n" +
+	" \x01(\bR\apartial\x1ap\n" +
+	"\bReadItem\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12.\n" +
+	"\x04item\x18\x02 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x1a\x99\x01\n" +
+	"\tReadItems\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x03R\x05limit\x1a\xf4\x01\n" +
+	"\n" +
+	"WatchItems\x12.\n" +
+	"\x05space\x18\x01 \x01(\v2\x18.runnel.session.v1.SpaceR\x05space\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12!\n" +
+	"\fgroup_prefix\x18\x03 \x01(\tR\vgroupPrefix\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x16\n" +
+	"\x06prefix\x18\x05 \x01(\tR\x06prefix\x12+\n" +
+	"\x04item\x18\x06 \x01(\v2\x17.runnel.session.v1.TextR\x04item\x12\x0e\n" +
+	"\x02id\x18\a \x01(\x04R\x02id\x12\x14\n" +
+	"\x05after\x18\b \x01(\x04R\x05after\x1a\x9b\x01\n" +
 	"\n" +
 	"CursorMove\x12\x18\n" +
 	"\asegment\x18\x01 \x01(\tR\asegment\x12\x12\n" +
@@ -5716,7 +6727,7 @@ const file_session_proto_rawDesc = "" +
 	"\x05space\x18\x01 \x01(\v2\x18.runnel.session.v1.SpaceR\x05space\x12\x18\n" +
 	"\asegment\x18\x02 \x01(\tR\asegment\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\x04R\x02id\x12\x14\n" +
-	"\x05after\x18\x04 \x01(\x04R\x05after\"\xc5\a\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\"\xec\b\n" +
 	"\bResponse\x12*\n" +
 	"\x03end\x18\x01 \x01(\v2\x16.runnel.session.v1.EndH\x00R\x03end\x120\n" +
 	"\x05error\x18\x02 \x01(\v2\x18.runnel.session.v1.ErrorH\x00R\x05error\x12:\n" +
@@ -5738,7 +6749,10 @@ const file_session_proto_rawDesc = "" +
 	"\x06cursor\x18\x10 \x01(\v2\x19.runnel.session.v1.CursorH\x00R\x06cursor\x120\n" +
 	"\x05lease\x18\x11 \x01(\v2\x18.runnel.session.v1.LeaseH\x00R\x05lease\x12@\n" +
 	"\vlease_event\x18\x12 \x01(\v2\x1d.runnel.session.v1.LeaseEventH\x00R\n" +
-	"leaseEventB\t\n" +
+	"leaseEvent\x12-\n" +
+	"\x04item\x18\x13 \x01(\v2\x17.runnel.session.v1.ItemH\x00R\x04item\x12:\n" +
+	"\titem_view\x18\x14 \x01(\v2\x1b.runnel.session.v1.ItemViewH\x00R\bitemView\x12:\n" +
+	"\titem_news\x18\x15 \x01(\v2\x1b.runnel.session.v1.ItemNewsH\x00R\bitemNewsB\t\n" +
 	"\acontent\"\x05\n" +
 	"\x03End\"\n" +
 	"\n" +
@@ -5757,13 +6771,60 @@ const file_session_proto_rawDesc = "" +
 	"\x06closed\x18\b \x01(\bR\x06closed\"{\n" +
 	"\tCommitted\x127\n" +
 	"\bappended\x18\x01 \x03(\v2\x1b.runnel.session.v1.AppendedR\bappended\x125\n" +
-	"\x05items\x18\x02 \x03(\v2\x1f.runnel.session.v1.ItemsWrittenR\x05items\"\xe9\x01\n" +
+	"\x05items\x18\x02 \x03(\v2\x1f.runnel.session.v1.ItemsWrittenR\x05items\"\xa6\x02\n" +
 	"\fItemsWritten\x127\n" +
 	"\bappended\x18\x01 \x01(\v2\x1b.runnel.session.v1.AppendedR\bappended\x12@\n" +
-	"\aresults\x18\x02 \x03(\v2&.runnel.session.v1.ItemsWritten.ResultR\aresults\x1a^\n" +
+	"\aresults\x18\x02 \x03(\v2&.runnel.session.v1.ItemsWritten.ResultR\aresults\x1a\x9a\x01\n" +
 	"\x06Result\x12)\n" +
 	"\x03old\x18\x01 \x01(\v2\x17.runnel.session.v1.ItemR\x03old\x12)\n" +
-	"\x03new\x18\x02 \x01(\v2\x17.runnel.session.v1.ItemR\x03new\"/\n" +
+	"\x03new\x18\x02 \x01(\v2\x17.runnel.session.v1.ItemR\x03new\x12:\n" +
+	"\x06failed\x18\x03 \x03(\v2\".runnel.session.v1.FailedOperationR\x06failed\"U\n" +
+	"\x0fFailedOperation\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xc0\x01\n" +
+	"\bItemView\x12+\n" +
+	"\x04info\x18\x01 \x01(\v2\x17.runnel.session.v1.InfoR\x04info\x12-\n" +
+	"\x05items\x18\x02 \x03(\v2\x17.runnel.session.v1.ItemR\x05items\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x12\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\x12\x12\n" +
+	"\x04lead\x18\x05 \x01(\x03R\x04lead\x12\x1c\n" +
+	"\tcontinued\x18\x06 \x01(\bR\tcontinued\"\x98\x03\n" +
+	"\bItemNews\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\x04R\x04last\x12\x1a\n" +
+	"\bposition\x18\x04 \x01(\x04R\bposition\x12\x1a\n" +
+	"\bsnapshot\x18\x05 \x01(\bR\bsnapshot\x12-\n" +
+	"\x05items\x18\x06 \x03(\v2\x17.runnel.session.v1.ItemR\x05items\x12\x10\n" +
+	"\x03gap\x18\a \x01(\tR\x03gap\x12\x1a\n" +
+	"\bcomplete\x18\b \x01(\bR\bcomplete\x127\n" +
+	"\achanges\x18\t \x03(\v2\x1d.runnel.session.v1.ItemChangeR\achanges\x122\n" +
+	"\x05event\x18\n" +
+	" \x01(\v2\x1c.runnel.session.v1.ItemEventR\x05event\x12\x12\n" +
+	"\x04lead\x18\v \x01(\x03R\x04lead\x12\x1c\n" +
+	"\tcontinued\x18\f \x01(\bR\tcontinued\"\xb7\x02\n" +
+	"\n" +
+	"ItemChange\x12.\n" +
+	"\x04item\x18\x01 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\rR\x02op\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x10\n" +
+	"\x03old\x18\x04 \x01(\fR\x03old\x12\x1a\n" +
+	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x1a\n" +
+	"\bposition\x18\x06 \x01(\x04R\bposition\x12+\n" +
+	"\x04time\x18\a \x01(\v2\x17.runnel.session.v1.TimeR\x04time\x12\x13\n" +
+	"\x05tx_id\x18\b \x01(\tR\x04txId\x121\n" +
+	"\aexpires\x18\t \x01(\v2\x17.runnel.session.v1.TimeR\aexpires\x12\x14\n" +
+	"\x05stamp\x18\n" +
+	" \x01(\x03R\x05stamp\"\xf7\x01\n" +
+	"\tItemEvent\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12+\n" +
+	"\x04item\x18\x02 \x01(\v2\x17.runnel.session.v1.TextR\x04item\x12;\n" +
+	"\fsubscription\x18\x03 \x01(\v2\x17.runnel.session.v1.TextR\fsubscription\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\x12\x0e\n" +
+	"\x02id\x18\x06 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04tail\x18\a \x01(\x04R\x04tail\"/\n" +
 	"\aItemKey\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"\xff\x01\n" +
@@ -5823,7 +6884,7 @@ const file_session_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\v2\x18.runnel.session.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12\x12\n" +
-	"\x04mark\x18\x04 \x01(\bR\x04mark\"\x93\x1e\n" +
+	"\x04mark\x18\x04 \x01(\bR\x04mark\"\x8b \n" +
 	"\x05Error\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x123\n" +
 	"\x05codes\x18\x02 \x03(\x0e2\x1d.runnel.session.v1.Error.CodeR\x05codes\x123\n" +
@@ -5862,7 +6923,10 @@ const file_session_proto_rawDesc = "" +
 	"\fstorage_full\x18\" \x01(\v2$.runnel.session.v1.Error.StorageFullH\x00R\vstorageFull\x12C\n" +
 	"\n" +
 	"item_moved\x18# \x01(\v2\".runnel.session.v1.Error.ItemMovedH\x00R\titemMoved\x12J\n" +
-	"\x0eitem_not_found\x18$ \x01(\v2\".runnel.session.v1.Error.ItemMovedH\x00R\fitemNotFound\x1aB\n" +
+	"\x0eitem_not_found\x18$ \x01(\v2\".runnel.session.v1.Error.ItemMovedH\x00R\fitemNotFound\x12E\n" +
+	"\n" +
+	"operations\x18% \x01(\v2#.runnel.session.v1.Error.OperationsH\x00R\n" +
+	"operations\x1aB\n" +
 	"\x04Name\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -5917,7 +6981,12 @@ const file_session_proto_rawDesc = "" +
 	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12.\n" +
 	"\x04item\x18\x02 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x12-\n" +
 	"\x04want\x18\x03 \x01(\v2\x19.runnel.session.v1.NumberR\x04want\x12\x12\n" +
-	"\x04have\x18\x04 \x01(\x04R\x04have\x1aI\n" +
+	"\x04have\x18\x04 \x01(\x04R\x04have\x1a\xae\x01\n" +
+	"\n" +
+	"Operations\x124\n" +
+	"\asegment\x18\x01 \x01(\v2\x1a.runnel.session.v1.SegmentR\asegment\x12.\n" +
+	"\x04item\x18\x02 \x01(\v2\x1a.runnel.session.v1.ItemKeyR\x04item\x12:\n" +
+	"\x06failed\x18\x03 \x03(\v2\".runnel.session.v1.FailedOperationR\x06failed\x1aI\n" +
 	"\vStorageFull\x12\x12\n" +
 	"\x04free\x18\x01 \x01(\x03R\x04free\x12\x12\n" +
 	"\x04keep\x18\x02 \x01(\x03R\x04keep\x12\x12\n" +
@@ -5967,7 +7036,7 @@ func file_session_proto_rawDescGZIP() []byte {
 }
 
 var file_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_session_proto_goTypes = []any{
 	(Error_Code)(0),                // 0: runnel.session.v1.Error.Code
 	(*Time)(nil),                   // 1: runnel.session.v1.Time
@@ -5975,223 +7044,262 @@ var file_session_proto_goTypes = []any{
 	(*Segment)(nil),                // 3: runnel.session.v1.Segment
 	(*Records)(nil),                // 4: runnel.session.v1.Records
 	(*Batch)(nil),                  // 5: runnel.session.v1.Batch
-	(*Number)(nil),                 // 6: runnel.session.v1.Number
-	(*Retention)(nil),              // 7: runnel.session.v1.Retention
-	(*CreateOptions)(nil),          // 8: runnel.session.v1.CreateOptions
-	(*AppendOptions)(nil),          // 9: runnel.session.v1.AppendOptions
-	(*CursorName)(nil),             // 10: runnel.session.v1.CursorName
-	(*Fence)(nil),                  // 11: runnel.session.v1.Fence
-	(*Request)(nil),                // 12: runnel.session.v1.Request
-	(*Source)(nil),                 // 13: runnel.session.v1.Source
-	(*Response)(nil),               // 14: runnel.session.v1.Response
-	(*End)(nil),                    // 15: runnel.session.v1.End
-	(*ComeBack)(nil),               // 16: runnel.session.v1.ComeBack
-	(*Started)(nil),                // 17: runnel.session.v1.Started
-	(*Appended)(nil),               // 18: runnel.session.v1.Appended
-	(*Committed)(nil),              // 19: runnel.session.v1.Committed
-	(*ItemsWritten)(nil),           // 20: runnel.session.v1.ItemsWritten
-	(*ItemKey)(nil),                // 21: runnel.session.v1.ItemKey
-	(*Item)(nil),                   // 22: runnel.session.v1.Item
-	(*Info)(nil),                   // 23: runnel.session.v1.Info
-	(*Created)(nil),                // 24: runnel.session.v1.Created
-	(*SpaceInfo)(nil),              // 25: runnel.session.v1.SpaceInfo
-	(*Status)(nil),                 // 26: runnel.session.v1.Status
-	(*Cursor)(nil),                 // 27: runnel.session.v1.Cursor
-	(*Lease)(nil),                  // 28: runnel.session.v1.Lease
-	(*LeaseEvent)(nil),             // 29: runnel.session.v1.LeaseEvent
-	(*Error)(nil),                  // 30: runnel.session.v1.Error
-	(*CreateOptions_Fork)(nil),     // 31: runnel.session.v1.CreateOptions.Fork
-	(*AppendOptions_Producer)(nil), // 32: runnel.session.v1.AppendOptions.Producer
-	nil,                            // 33: runnel.session.v1.Request.CarrierEntry
-	(*Request_Append)(nil),         // 34: runnel.session.v1.Request.Append
-	(*Request_Transact)(nil),       // 35: runnel.session.v1.Request.Transact
-	(*Request_ItemWrites)(nil),     // 36: runnel.session.v1.Request.ItemWrites
-	(*Request_ItemWrite)(nil),      // 37: runnel.session.v1.Request.ItemWrite
-	(*Request_CursorMove)(nil),     // 38: runnel.session.v1.Request.CursorMove
-	(*Request_Create)(nil),         // 39: runnel.session.v1.Request.Create
-	(*Request_SequenceAt)(nil),     // 40: runnel.session.v1.Request.SequenceAt
-	(*Request_PositionAt)(nil),     // 41: runnel.session.v1.Request.PositionAt
-	(*Request_Query)(nil),          // 42: runnel.session.v1.Request.Query
-	(*Request_Stores)(nil),         // 43: runnel.session.v1.Request.Stores
-	(*Request_Spaces)(nil),         // 44: runnel.session.v1.Request.Spaces
-	(*Request_List)(nil),           // 45: runnel.session.v1.Request.List
-	(*Request_WatchSegments)(nil),  // 46: runnel.session.v1.Request.WatchSegments
-	(*Request_Cursors)(nil),        // 47: runnel.session.v1.Request.Cursors
-	(*Request_AcquireLease)(nil),   // 48: runnel.session.v1.Request.AcquireLease
-	(*Request_Fenced)(nil),         // 49: runnel.session.v1.Request.Fenced
-	(*Request_Leases)(nil),         // 50: runnel.session.v1.Request.Leases
-	nil,                            // 51: runnel.session.v1.Request.Query.MetadataEntry
-	nil,                            // 52: runnel.session.v1.Request.Query.MetadataPrefixEntry
-	nil,                            // 53: runnel.session.v1.Request.AcquireLease.MetadataEntry
-	(*ItemsWritten_Result)(nil),    // 54: runnel.session.v1.ItemsWritten.Result
-	nil,                            // 55: runnel.session.v1.Lease.MetadataEntry
-	(*Error_Name)(nil),             // 56: runnel.session.v1.Error.Name
-	(*Error_Text)(nil),             // 57: runnel.session.v1.Error.Text
-	(*Error_Invalid)(nil),          // 58: runnel.session.v1.Error.Invalid
-	(*Error_TooLarge)(nil),         // 59: runnel.session.v1.Error.TooLarge
-	(*Error_Place)(nil),            // 60: runnel.session.v1.Error.Place
-	(*Error_Differs)(nil),          // 61: runnel.session.v1.Error.Differs
-	(*Error_Producer)(nil),         // 62: runnel.session.v1.Error.Producer
-	(*Error_KeyReused)(nil),        // 63: runnel.session.v1.Error.KeyReused
-	(*Error_BeyondHead)(nil),       // 64: runnel.session.v1.Error.BeyondHead
-	(*Error_CursorMoved)(nil),      // 65: runnel.session.v1.Error.CursorMoved
-	(*Error_LeaseLost)(nil),        // 66: runnel.session.v1.Error.LeaseLost
-	(*Error_Forbidden)(nil),        // 67: runnel.session.v1.Error.Forbidden
-	(*Error_Unavailable)(nil),      // 68: runnel.session.v1.Error.Unavailable
-	(*Error_ItemMoved)(nil),        // 69: runnel.session.v1.Error.ItemMoved
-	(*Error_StorageFull)(nil),      // 70: runnel.session.v1.Error.StorageFull
+	(*Text)(nil),                   // 6: runnel.session.v1.Text
+	(*Number)(nil),                 // 7: runnel.session.v1.Number
+	(*Retention)(nil),              // 8: runnel.session.v1.Retention
+	(*CreateOptions)(nil),          // 9: runnel.session.v1.CreateOptions
+	(*AppendOptions)(nil),          // 10: runnel.session.v1.AppendOptions
+	(*CursorName)(nil),             // 11: runnel.session.v1.CursorName
+	(*Fence)(nil),                  // 12: runnel.session.v1.Fence
+	(*Request)(nil),                // 13: runnel.session.v1.Request
+	(*Source)(nil),                 // 14: runnel.session.v1.Source
+	(*Response)(nil),               // 15: runnel.session.v1.Response
+	(*End)(nil),                    // 16: runnel.session.v1.End
+	(*ComeBack)(nil),               // 17: runnel.session.v1.ComeBack
+	(*Started)(nil),                // 18: runnel.session.v1.Started
+	(*Appended)(nil),               // 19: runnel.session.v1.Appended
+	(*Committed)(nil),              // 20: runnel.session.v1.Committed
+	(*ItemsWritten)(nil),           // 21: runnel.session.v1.ItemsWritten
+	(*FailedOperation)(nil),        // 22: runnel.session.v1.FailedOperation
+	(*ItemView)(nil),               // 23: runnel.session.v1.ItemView
+	(*ItemNews)(nil),               // 24: runnel.session.v1.ItemNews
+	(*ItemChange)(nil),             // 25: runnel.session.v1.ItemChange
+	(*ItemEvent)(nil),              // 26: runnel.session.v1.ItemEvent
+	(*ItemKey)(nil),                // 27: runnel.session.v1.ItemKey
+	(*Item)(nil),                   // 28: runnel.session.v1.Item
+	(*Info)(nil),                   // 29: runnel.session.v1.Info
+	(*Created)(nil),                // 30: runnel.session.v1.Created
+	(*SpaceInfo)(nil),              // 31: runnel.session.v1.SpaceInfo
+	(*Status)(nil),                 // 32: runnel.session.v1.Status
+	(*Cursor)(nil),                 // 33: runnel.session.v1.Cursor
+	(*Lease)(nil),                  // 34: runnel.session.v1.Lease
+	(*LeaseEvent)(nil),             // 35: runnel.session.v1.LeaseEvent
+	(*Error)(nil),                  // 36: runnel.session.v1.Error
+	(*CreateOptions_Fork)(nil),     // 37: runnel.session.v1.CreateOptions.Fork
+	(*AppendOptions_Producer)(nil), // 38: runnel.session.v1.AppendOptions.Producer
+	nil,                            // 39: runnel.session.v1.Request.CarrierEntry
+	(*Request_Append)(nil),         // 40: runnel.session.v1.Request.Append
+	(*Request_Transact)(nil),       // 41: runnel.session.v1.Request.Transact
+	(*Request_ItemWrites)(nil),     // 42: runnel.session.v1.Request.ItemWrites
+	(*Request_ItemWrite)(nil),      // 43: runnel.session.v1.Request.ItemWrite
+	(*Request_ReadItem)(nil),       // 44: runnel.session.v1.Request.ReadItem
+	(*Request_ReadItems)(nil),      // 45: runnel.session.v1.Request.ReadItems
+	(*Request_WatchItems)(nil),     // 46: runnel.session.v1.Request.WatchItems
+	(*Request_CursorMove)(nil),     // 47: runnel.session.v1.Request.CursorMove
+	(*Request_Create)(nil),         // 48: runnel.session.v1.Request.Create
+	(*Request_SequenceAt)(nil),     // 49: runnel.session.v1.Request.SequenceAt
+	(*Request_PositionAt)(nil),     // 50: runnel.session.v1.Request.PositionAt
+	(*Request_Query)(nil),          // 51: runnel.session.v1.Request.Query
+	(*Request_Stores)(nil),         // 52: runnel.session.v1.Request.Stores
+	(*Request_Spaces)(nil),         // 53: runnel.session.v1.Request.Spaces
+	(*Request_List)(nil),           // 54: runnel.session.v1.Request.List
+	(*Request_WatchSegments)(nil),  // 55: runnel.session.v1.Request.WatchSegments
+	(*Request_Cursors)(nil),        // 56: runnel.session.v1.Request.Cursors
+	(*Request_AcquireLease)(nil),   // 57: runnel.session.v1.Request.AcquireLease
+	(*Request_Fenced)(nil),         // 58: runnel.session.v1.Request.Fenced
+	(*Request_Leases)(nil),         // 59: runnel.session.v1.Request.Leases
+	nil,                            // 60: runnel.session.v1.Request.Query.MetadataEntry
+	nil,                            // 61: runnel.session.v1.Request.Query.MetadataPrefixEntry
+	nil,                            // 62: runnel.session.v1.Request.AcquireLease.MetadataEntry
+	(*ItemsWritten_Result)(nil),    // 63: runnel.session.v1.ItemsWritten.Result
+	nil,                            // 64: runnel.session.v1.Lease.MetadataEntry
+	(*Error_Name)(nil),             // 65: runnel.session.v1.Error.Name
+	(*Error_Text)(nil),             // 66: runnel.session.v1.Error.Text
+	(*Error_Invalid)(nil),          // 67: runnel.session.v1.Error.Invalid
+	(*Error_TooLarge)(nil),         // 68: runnel.session.v1.Error.TooLarge
+	(*Error_Place)(nil),            // 69: runnel.session.v1.Error.Place
+	(*Error_Differs)(nil),          // 70: runnel.session.v1.Error.Differs
+	(*Error_Producer)(nil),         // 71: runnel.session.v1.Error.Producer
+	(*Error_KeyReused)(nil),        // 72: runnel.session.v1.Error.KeyReused
+	(*Error_BeyondHead)(nil),       // 73: runnel.session.v1.Error.BeyondHead
+	(*Error_CursorMoved)(nil),      // 74: runnel.session.v1.Error.CursorMoved
+	(*Error_LeaseLost)(nil),        // 75: runnel.session.v1.Error.LeaseLost
+	(*Error_Forbidden)(nil),        // 76: runnel.session.v1.Error.Forbidden
+	(*Error_Unavailable)(nil),      // 77: runnel.session.v1.Error.Unavailable
+	(*Error_ItemMoved)(nil),        // 78: runnel.session.v1.Error.ItemMoved
+	(*Error_Operations)(nil),       // 79: runnel.session.v1.Error.Operations
+	(*Error_StorageFull)(nil),      // 80: runnel.session.v1.Error.StorageFull
 }
 var file_session_proto_depIdxs = []int32{
 	3,   // 0: runnel.session.v1.Batch.segment:type_name -> runnel.session.v1.Segment
 	4,   // 1: runnel.session.v1.Batch.records:type_name -> runnel.session.v1.Records
 	1,   // 2: runnel.session.v1.CreateOptions.expires_at:type_name -> runnel.session.v1.Time
-	7,   // 3: runnel.session.v1.CreateOptions.retention:type_name -> runnel.session.v1.Retention
+	8,   // 3: runnel.session.v1.CreateOptions.retention:type_name -> runnel.session.v1.Retention
 	4,   // 4: runnel.session.v1.CreateOptions.records:type_name -> runnel.session.v1.Records
-	31,  // 5: runnel.session.v1.CreateOptions.fork:type_name -> runnel.session.v1.CreateOptions.Fork
-	32,  // 6: runnel.session.v1.AppendOptions.producer:type_name -> runnel.session.v1.AppendOptions.Producer
-	6,   // 7: runnel.session.v1.AppendOptions.expect:type_name -> runnel.session.v1.Number
-	8,   // 8: runnel.session.v1.AppendOptions.create:type_name -> runnel.session.v1.CreateOptions
+	37,  // 5: runnel.session.v1.CreateOptions.fork:type_name -> runnel.session.v1.CreateOptions.Fork
+	38,  // 6: runnel.session.v1.AppendOptions.producer:type_name -> runnel.session.v1.AppendOptions.Producer
+	7,   // 7: runnel.session.v1.AppendOptions.expect:type_name -> runnel.session.v1.Number
+	9,   // 8: runnel.session.v1.AppendOptions.create:type_name -> runnel.session.v1.CreateOptions
 	2,   // 9: runnel.session.v1.CursorName.space:type_name -> runnel.session.v1.Space
-	33,  // 10: runnel.session.v1.Request.carrier:type_name -> runnel.session.v1.Request.CarrierEntry
-	34,  // 11: runnel.session.v1.Request.append:type_name -> runnel.session.v1.Request.Append
-	35,  // 12: runnel.session.v1.Request.transact:type_name -> runnel.session.v1.Request.Transact
-	39,  // 13: runnel.session.v1.Request.create:type_name -> runnel.session.v1.Request.Create
+	39,  // 10: runnel.session.v1.Request.carrier:type_name -> runnel.session.v1.Request.CarrierEntry
+	40,  // 11: runnel.session.v1.Request.append:type_name -> runnel.session.v1.Request.Append
+	41,  // 12: runnel.session.v1.Request.transact:type_name -> runnel.session.v1.Request.Transact
+	48,  // 13: runnel.session.v1.Request.create:type_name -> runnel.session.v1.Request.Create
 	3,   // 14: runnel.session.v1.Request.delete:type_name -> runnel.session.v1.Segment
 	3,   // 15: runnel.session.v1.Request.stat:type_name -> runnel.session.v1.Segment
 	2,   // 16: runnel.session.v1.Request.stat_space:type_name -> runnel.session.v1.Space
 	3,   // 17: runnel.session.v1.Request.peek:type_name -> runnel.session.v1.Segment
-	40,  // 18: runnel.session.v1.Request.sequence_at:type_name -> runnel.session.v1.Request.SequenceAt
-	41,  // 19: runnel.session.v1.Request.position_at:type_name -> runnel.session.v1.Request.PositionAt
-	42,  // 20: runnel.session.v1.Request.query:type_name -> runnel.session.v1.Request.Query
-	43,  // 21: runnel.session.v1.Request.stores:type_name -> runnel.session.v1.Request.Stores
-	44,  // 22: runnel.session.v1.Request.spaces:type_name -> runnel.session.v1.Request.Spaces
-	45,  // 23: runnel.session.v1.Request.list:type_name -> runnel.session.v1.Request.List
-	46,  // 24: runnel.session.v1.Request.watch_segments:type_name -> runnel.session.v1.Request.WatchSegments
-	10,  // 25: runnel.session.v1.Request.cursor:type_name -> runnel.session.v1.CursorName
-	47,  // 26: runnel.session.v1.Request.cursors:type_name -> runnel.session.v1.Request.Cursors
-	10,  // 27: runnel.session.v1.Request.delete_cursor:type_name -> runnel.session.v1.CursorName
-	48,  // 28: runnel.session.v1.Request.acquire_lease:type_name -> runnel.session.v1.Request.AcquireLease
-	49,  // 29: runnel.session.v1.Request.renew_lease:type_name -> runnel.session.v1.Request.Fenced
-	49,  // 30: runnel.session.v1.Request.release_lease:type_name -> runnel.session.v1.Request.Fenced
-	50,  // 31: runnel.session.v1.Request.leases:type_name -> runnel.session.v1.Request.Leases
-	50,  // 32: runnel.session.v1.Request.watch_leases:type_name -> runnel.session.v1.Request.Leases
-	2,   // 33: runnel.session.v1.Source.space:type_name -> runnel.session.v1.Space
-	15,  // 34: runnel.session.v1.Response.end:type_name -> runnel.session.v1.End
-	30,  // 35: runnel.session.v1.Response.error:type_name -> runnel.session.v1.Error
-	16,  // 36: runnel.session.v1.Response.come_back:type_name -> runnel.session.v1.ComeBack
-	5,   // 37: runnel.session.v1.Response.batch:type_name -> runnel.session.v1.Batch
-	17,  // 38: runnel.session.v1.Response.started:type_name -> runnel.session.v1.Started
-	18,  // 39: runnel.session.v1.Response.appended:type_name -> runnel.session.v1.Appended
-	19,  // 40: runnel.session.v1.Response.committed:type_name -> runnel.session.v1.Committed
-	24,  // 41: runnel.session.v1.Response.created:type_name -> runnel.session.v1.Created
-	23,  // 42: runnel.session.v1.Response.info:type_name -> runnel.session.v1.Info
-	25,  // 43: runnel.session.v1.Response.space_info:type_name -> runnel.session.v1.SpaceInfo
-	5,   // 44: runnel.session.v1.Response.entry:type_name -> runnel.session.v1.Batch
-	6,   // 45: runnel.session.v1.Response.place:type_name -> runnel.session.v1.Number
-	2,   // 46: runnel.session.v1.Response.space:type_name -> runnel.session.v1.Space
-	26,  // 47: runnel.session.v1.Response.status:type_name -> runnel.session.v1.Status
-	27,  // 48: runnel.session.v1.Response.cursor:type_name -> runnel.session.v1.Cursor
-	28,  // 49: runnel.session.v1.Response.lease:type_name -> runnel.session.v1.Lease
-	29,  // 50: runnel.session.v1.Response.lease_event:type_name -> runnel.session.v1.LeaseEvent
-	13,  // 51: runnel.session.v1.Started.sources:type_name -> runnel.session.v1.Source
-	1,   // 52: runnel.session.v1.Appended.time:type_name -> runnel.session.v1.Time
-	18,  // 53: runnel.session.v1.Committed.appended:type_name -> runnel.session.v1.Appended
-	20,  // 54: runnel.session.v1.Committed.items:type_name -> runnel.session.v1.ItemsWritten
-	18,  // 55: runnel.session.v1.ItemsWritten.appended:type_name -> runnel.session.v1.Appended
-	54,  // 56: runnel.session.v1.ItemsWritten.results:type_name -> runnel.session.v1.ItemsWritten.Result
-	21,  // 57: runnel.session.v1.Item.item:type_name -> runnel.session.v1.ItemKey
-	1,   // 58: runnel.session.v1.Item.created:type_name -> runnel.session.v1.Time
-	1,   // 59: runnel.session.v1.Item.updated:type_name -> runnel.session.v1.Time
-	1,   // 60: runnel.session.v1.Item.expires:type_name -> runnel.session.v1.Time
-	3,   // 61: runnel.session.v1.Info.segment:type_name -> runnel.session.v1.Segment
-	1,   // 62: runnel.session.v1.Info.created:type_name -> runnel.session.v1.Time
-	1,   // 63: runnel.session.v1.Info.expires_at:type_name -> runnel.session.v1.Time
-	7,   // 64: runnel.session.v1.Info.retention:type_name -> runnel.session.v1.Retention
-	23,  // 65: runnel.session.v1.Created.info:type_name -> runnel.session.v1.Info
-	2,   // 66: runnel.session.v1.SpaceInfo.space:type_name -> runnel.session.v1.Space
-	1,   // 67: runnel.session.v1.SpaceInfo.time:type_name -> runnel.session.v1.Time
-	23,  // 68: runnel.session.v1.Status.info:type_name -> runnel.session.v1.Info
-	10,  // 69: runnel.session.v1.Cursor.name:type_name -> runnel.session.v1.CursorName
-	1,   // 70: runnel.session.v1.Cursor.updated:type_name -> runnel.session.v1.Time
-	2,   // 71: runnel.session.v1.Lease.space:type_name -> runnel.session.v1.Space
-	1,   // 72: runnel.session.v1.Lease.granted:type_name -> runnel.session.v1.Time
-	1,   // 73: runnel.session.v1.Lease.deadline:type_name -> runnel.session.v1.Time
-	55,  // 74: runnel.session.v1.Lease.metadata:type_name -> runnel.session.v1.Lease.MetadataEntry
-	28,  // 75: runnel.session.v1.LeaseEvent.lease:type_name -> runnel.session.v1.Lease
-	0,   // 76: runnel.session.v1.Error.codes:type_name -> runnel.session.v1.Error.Code
-	56,  // 77: runnel.session.v1.Error.name:type_name -> runnel.session.v1.Error.Name
-	57,  // 78: runnel.session.v1.Error.offset:type_name -> runnel.session.v1.Error.Text
-	58,  // 79: runnel.session.v1.Error.invalid:type_name -> runnel.session.v1.Error.Invalid
-	59,  // 80: runnel.session.v1.Error.too_large:type_name -> runnel.session.v1.Error.TooLarge
-	60,  // 81: runnel.session.v1.Error.not_found:type_name -> runnel.session.v1.Error.Place
-	60,  // 82: runnel.session.v1.Error.soft_deleted:type_name -> runnel.session.v1.Error.Place
-	61,  // 83: runnel.session.v1.Error.exists:type_name -> runnel.session.v1.Error.Differs
-	60,  // 84: runnel.session.v1.Error.closed:type_name -> runnel.session.v1.Error.Place
-	61,  // 85: runnel.session.v1.Error.content_type:type_name -> runnel.session.v1.Error.Differs
-	61,  // 86: runnel.session.v1.Error.stream_seq:type_name -> runnel.session.v1.Error.Differs
-	62,  // 87: runnel.session.v1.Error.producer_fenced:type_name -> runnel.session.v1.Error.Producer
-	62,  // 88: runnel.session.v1.Error.producer_gap:type_name -> runnel.session.v1.Error.Producer
-	60,  // 89: runnel.session.v1.Error.tail_moved:type_name -> runnel.session.v1.Error.Place
-	60,  // 90: runnel.session.v1.Error.trimmed:type_name -> runnel.session.v1.Error.Place
-	63,  // 91: runnel.session.v1.Error.key_reused:type_name -> runnel.session.v1.Error.KeyReused
-	60,  // 92: runnel.session.v1.Error.beyond_tail:type_name -> runnel.session.v1.Error.Place
-	64,  // 93: runnel.session.v1.Error.beyond_head:type_name -> runnel.session.v1.Error.BeyondHead
-	65,  // 94: runnel.session.v1.Error.cursor_moved:type_name -> runnel.session.v1.Error.CursorMoved
-	10,  // 95: runnel.session.v1.Error.cursor_not_found:type_name -> runnel.session.v1.CursorName
-	28,  // 96: runnel.session.v1.Error.lease_held:type_name -> runnel.session.v1.Lease
-	66,  // 97: runnel.session.v1.Error.lease_lost:type_name -> runnel.session.v1.Error.LeaseLost
-	57,  // 98: runnel.session.v1.Error.unauthorized:type_name -> runnel.session.v1.Error.Text
-	67,  // 99: runnel.session.v1.Error.forbidden:type_name -> runnel.session.v1.Error.Forbidden
-	68,  // 100: runnel.session.v1.Error.unavailable:type_name -> runnel.session.v1.Error.Unavailable
-	70,  // 101: runnel.session.v1.Error.storage_full:type_name -> runnel.session.v1.Error.StorageFull
-	69,  // 102: runnel.session.v1.Error.item_moved:type_name -> runnel.session.v1.Error.ItemMoved
-	69,  // 103: runnel.session.v1.Error.item_not_found:type_name -> runnel.session.v1.Error.ItemMoved
-	3,   // 104: runnel.session.v1.CreateOptions.Fork.source:type_name -> runnel.session.v1.Segment
-	3,   // 105: runnel.session.v1.Request.Append.segment:type_name -> runnel.session.v1.Segment
-	9,   // 106: runnel.session.v1.Request.Append.options:type_name -> runnel.session.v1.AppendOptions
-	4,   // 107: runnel.session.v1.Request.Append.records:type_name -> runnel.session.v1.Records
-	2,   // 108: runnel.session.v1.Request.Transact.space:type_name -> runnel.session.v1.Space
-	34,  // 109: runnel.session.v1.Request.Transact.writes:type_name -> runnel.session.v1.Request.Append
-	38,  // 110: runnel.session.v1.Request.Transact.cursors:type_name -> runnel.session.v1.Request.CursorMove
-	11,  // 111: runnel.session.v1.Request.Transact.fences:type_name -> runnel.session.v1.Fence
-	36,  // 112: runnel.session.v1.Request.Transact.items:type_name -> runnel.session.v1.Request.ItemWrites
-	8,   // 113: runnel.session.v1.Request.ItemWrites.create:type_name -> runnel.session.v1.CreateOptions
-	37,  // 114: runnel.session.v1.Request.ItemWrites.writes:type_name -> runnel.session.v1.Request.ItemWrite
-	21,  // 115: runnel.session.v1.Request.ItemWrite.item:type_name -> runnel.session.v1.ItemKey
-	6,   // 116: runnel.session.v1.Request.ItemWrite.if_version:type_name -> runnel.session.v1.Number
-	6,   // 117: runnel.session.v1.Request.CursorMove.expect:type_name -> runnel.session.v1.Number
-	3,   // 118: runnel.session.v1.Request.Create.segment:type_name -> runnel.session.v1.Segment
-	8,   // 119: runnel.session.v1.Request.Create.options:type_name -> runnel.session.v1.CreateOptions
-	3,   // 120: runnel.session.v1.Request.SequenceAt.segment:type_name -> runnel.session.v1.Segment
-	1,   // 121: runnel.session.v1.Request.SequenceAt.time:type_name -> runnel.session.v1.Time
-	2,   // 122: runnel.session.v1.Request.PositionAt.space:type_name -> runnel.session.v1.Space
-	1,   // 123: runnel.session.v1.Request.PositionAt.time:type_name -> runnel.session.v1.Time
-	13,  // 124: runnel.session.v1.Request.Query.sources:type_name -> runnel.session.v1.Source
-	1,   // 125: runnel.session.v1.Request.Query.since:type_name -> runnel.session.v1.Time
-	1,   // 126: runnel.session.v1.Request.Query.until:type_name -> runnel.session.v1.Time
-	51,  // 127: runnel.session.v1.Request.Query.metadata:type_name -> runnel.session.v1.Request.Query.MetadataEntry
-	52,  // 128: runnel.session.v1.Request.Query.metadata_prefix:type_name -> runnel.session.v1.Request.Query.MetadataPrefixEntry
-	2,   // 129: runnel.session.v1.Request.Cursors.space:type_name -> runnel.session.v1.Space
-	2,   // 130: runnel.session.v1.Request.AcquireLease.space:type_name -> runnel.session.v1.Space
-	53,  // 131: runnel.session.v1.Request.AcquireLease.metadata:type_name -> runnel.session.v1.Request.AcquireLease.MetadataEntry
-	2,   // 132: runnel.session.v1.Request.Fenced.space:type_name -> runnel.session.v1.Space
-	11,  // 133: runnel.session.v1.Request.Fenced.fence:type_name -> runnel.session.v1.Fence
-	2,   // 134: runnel.session.v1.Request.Leases.space:type_name -> runnel.session.v1.Space
-	22,  // 135: runnel.session.v1.ItemsWritten.Result.old:type_name -> runnel.session.v1.Item
-	22,  // 136: runnel.session.v1.ItemsWritten.Result.new:type_name -> runnel.session.v1.Item
-	3,   // 137: runnel.session.v1.Error.Place.segment:type_name -> runnel.session.v1.Segment
-	3,   // 138: runnel.session.v1.Error.Differs.segment:type_name -> runnel.session.v1.Segment
-	3,   // 139: runnel.session.v1.Error.KeyReused.segment:type_name -> runnel.session.v1.Segment
-	2,   // 140: runnel.session.v1.Error.BeyondHead.space:type_name -> runnel.session.v1.Space
-	10,  // 141: runnel.session.v1.Error.CursorMoved.cursor:type_name -> runnel.session.v1.CursorName
-	3,   // 142: runnel.session.v1.Error.ItemMoved.segment:type_name -> runnel.session.v1.Segment
-	21,  // 143: runnel.session.v1.Error.ItemMoved.item:type_name -> runnel.session.v1.ItemKey
-	6,   // 144: runnel.session.v1.Error.ItemMoved.want:type_name -> runnel.session.v1.Number
-	145, // [145:145] is the sub-list for method output_type
-	145, // [145:145] is the sub-list for method input_type
-	145, // [145:145] is the sub-list for extension type_name
-	145, // [145:145] is the sub-list for extension extendee
-	0,   // [0:145] is the sub-list for field type_name
+	49,  // 18: runnel.session.v1.Request.sequence_at:type_name -> runnel.session.v1.Request.SequenceAt
+	50,  // 19: runnel.session.v1.Request.position_at:type_name -> runnel.session.v1.Request.PositionAt
+	51,  // 20: runnel.session.v1.Request.query:type_name -> runnel.session.v1.Request.Query
+	52,  // 21: runnel.session.v1.Request.stores:type_name -> runnel.session.v1.Request.Stores
+	53,  // 22: runnel.session.v1.Request.spaces:type_name -> runnel.session.v1.Request.Spaces
+	54,  // 23: runnel.session.v1.Request.list:type_name -> runnel.session.v1.Request.List
+	55,  // 24: runnel.session.v1.Request.watch_segments:type_name -> runnel.session.v1.Request.WatchSegments
+	11,  // 25: runnel.session.v1.Request.cursor:type_name -> runnel.session.v1.CursorName
+	56,  // 26: runnel.session.v1.Request.cursors:type_name -> runnel.session.v1.Request.Cursors
+	11,  // 27: runnel.session.v1.Request.delete_cursor:type_name -> runnel.session.v1.CursorName
+	57,  // 28: runnel.session.v1.Request.acquire_lease:type_name -> runnel.session.v1.Request.AcquireLease
+	58,  // 29: runnel.session.v1.Request.renew_lease:type_name -> runnel.session.v1.Request.Fenced
+	58,  // 30: runnel.session.v1.Request.release_lease:type_name -> runnel.session.v1.Request.Fenced
+	59,  // 31: runnel.session.v1.Request.leases:type_name -> runnel.session.v1.Request.Leases
+	59,  // 32: runnel.session.v1.Request.watch_leases:type_name -> runnel.session.v1.Request.Leases
+	44,  // 33: runnel.session.v1.Request.item:type_name -> runnel.session.v1.Request.ReadItem
+	45,  // 34: runnel.session.v1.Request.items:type_name -> runnel.session.v1.Request.ReadItems
+	46,  // 35: runnel.session.v1.Request.watch_items:type_name -> runnel.session.v1.Request.WatchItems
+	26,  // 36: runnel.session.v1.Request.send_item:type_name -> runnel.session.v1.ItemEvent
+	2,   // 37: runnel.session.v1.Source.space:type_name -> runnel.session.v1.Space
+	16,  // 38: runnel.session.v1.Response.end:type_name -> runnel.session.v1.End
+	36,  // 39: runnel.session.v1.Response.error:type_name -> runnel.session.v1.Error
+	17,  // 40: runnel.session.v1.Response.come_back:type_name -> runnel.session.v1.ComeBack
+	5,   // 41: runnel.session.v1.Response.batch:type_name -> runnel.session.v1.Batch
+	18,  // 42: runnel.session.v1.Response.started:type_name -> runnel.session.v1.Started
+	19,  // 43: runnel.session.v1.Response.appended:type_name -> runnel.session.v1.Appended
+	20,  // 44: runnel.session.v1.Response.committed:type_name -> runnel.session.v1.Committed
+	30,  // 45: runnel.session.v1.Response.created:type_name -> runnel.session.v1.Created
+	29,  // 46: runnel.session.v1.Response.info:type_name -> runnel.session.v1.Info
+	31,  // 47: runnel.session.v1.Response.space_info:type_name -> runnel.session.v1.SpaceInfo
+	5,   // 48: runnel.session.v1.Response.entry:type_name -> runnel.session.v1.Batch
+	7,   // 49: runnel.session.v1.Response.place:type_name -> runnel.session.v1.Number
+	2,   // 50: runnel.session.v1.Response.space:type_name -> runnel.session.v1.Space
+	32,  // 51: runnel.session.v1.Response.status:type_name -> runnel.session.v1.Status
+	33,  // 52: runnel.session.v1.Response.cursor:type_name -> runnel.session.v1.Cursor
+	34,  // 53: runnel.session.v1.Response.lease:type_name -> runnel.session.v1.Lease
+	35,  // 54: runnel.session.v1.Response.lease_event:type_name -> runnel.session.v1.LeaseEvent
+	28,  // 55: runnel.session.v1.Response.item:type_name -> runnel.session.v1.Item
+	23,  // 56: runnel.session.v1.Response.item_view:type_name -> runnel.session.v1.ItemView
+	24,  // 57: runnel.session.v1.Response.item_news:type_name -> runnel.session.v1.ItemNews
+	14,  // 58: runnel.session.v1.Started.sources:type_name -> runnel.session.v1.Source
+	1,   // 59: runnel.session.v1.Appended.time:type_name -> runnel.session.v1.Time
+	19,  // 60: runnel.session.v1.Committed.appended:type_name -> runnel.session.v1.Appended
+	21,  // 61: runnel.session.v1.Committed.items:type_name -> runnel.session.v1.ItemsWritten
+	19,  // 62: runnel.session.v1.ItemsWritten.appended:type_name -> runnel.session.v1.Appended
+	63,  // 63: runnel.session.v1.ItemsWritten.results:type_name -> runnel.session.v1.ItemsWritten.Result
+	29,  // 64: runnel.session.v1.ItemView.info:type_name -> runnel.session.v1.Info
+	28,  // 65: runnel.session.v1.ItemView.items:type_name -> runnel.session.v1.Item
+	3,   // 66: runnel.session.v1.ItemNews.segment:type_name -> runnel.session.v1.Segment
+	28,  // 67: runnel.session.v1.ItemNews.items:type_name -> runnel.session.v1.Item
+	25,  // 68: runnel.session.v1.ItemNews.changes:type_name -> runnel.session.v1.ItemChange
+	26,  // 69: runnel.session.v1.ItemNews.event:type_name -> runnel.session.v1.ItemEvent
+	27,  // 70: runnel.session.v1.ItemChange.item:type_name -> runnel.session.v1.ItemKey
+	1,   // 71: runnel.session.v1.ItemChange.time:type_name -> runnel.session.v1.Time
+	1,   // 72: runnel.session.v1.ItemChange.expires:type_name -> runnel.session.v1.Time
+	3,   // 73: runnel.session.v1.ItemEvent.segment:type_name -> runnel.session.v1.Segment
+	6,   // 74: runnel.session.v1.ItemEvent.item:type_name -> runnel.session.v1.Text
+	6,   // 75: runnel.session.v1.ItemEvent.subscription:type_name -> runnel.session.v1.Text
+	27,  // 76: runnel.session.v1.Item.item:type_name -> runnel.session.v1.ItemKey
+	1,   // 77: runnel.session.v1.Item.created:type_name -> runnel.session.v1.Time
+	1,   // 78: runnel.session.v1.Item.updated:type_name -> runnel.session.v1.Time
+	1,   // 79: runnel.session.v1.Item.expires:type_name -> runnel.session.v1.Time
+	3,   // 80: runnel.session.v1.Info.segment:type_name -> runnel.session.v1.Segment
+	1,   // 81: runnel.session.v1.Info.created:type_name -> runnel.session.v1.Time
+	1,   // 82: runnel.session.v1.Info.expires_at:type_name -> runnel.session.v1.Time
+	8,   // 83: runnel.session.v1.Info.retention:type_name -> runnel.session.v1.Retention
+	29,  // 84: runnel.session.v1.Created.info:type_name -> runnel.session.v1.Info
+	2,   // 85: runnel.session.v1.SpaceInfo.space:type_name -> runnel.session.v1.Space
+	1,   // 86: runnel.session.v1.SpaceInfo.time:type_name -> runnel.session.v1.Time
+	29,  // 87: runnel.session.v1.Status.info:type_name -> runnel.session.v1.Info
+	11,  // 88: runnel.session.v1.Cursor.name:type_name -> runnel.session.v1.CursorName
+	1,   // 89: runnel.session.v1.Cursor.updated:type_name -> runnel.session.v1.Time
+	2,   // 90: runnel.session.v1.Lease.space:type_name -> runnel.session.v1.Space
+	1,   // 91: runnel.session.v1.Lease.granted:type_name -> runnel.session.v1.Time
+	1,   // 92: runnel.session.v1.Lease.deadline:type_name -> runnel.session.v1.Time
+	64,  // 93: runnel.session.v1.Lease.metadata:type_name -> runnel.session.v1.Lease.MetadataEntry
+	34,  // 94: runnel.session.v1.LeaseEvent.lease:type_name -> runnel.session.v1.Lease
+	0,   // 95: runnel.session.v1.Error.codes:type_name -> runnel.session.v1.Error.Code
+	65,  // 96: runnel.session.v1.Error.name:type_name -> runnel.session.v1.Error.Name
+	66,  // 97: runnel.session.v1.Error.offset:type_name -> runnel.session.v1.Error.Text
+	67,  // 98: runnel.session.v1.Error.invalid:type_name -> runnel.session.v1.Error.Invalid
+	68,  // 99: runnel.session.v1.Error.too_large:type_name -> runnel.session.v1.Error.TooLarge
+	69,  // 100: runnel.session.v1.Error.not_found:type_name -> runnel.session.v1.Error.Place
+	69,  // 101: runnel.session.v1.Error.soft_deleted:type_name -> runnel.session.v1.Error.Place
+	70,  // 102: runnel.session.v1.Error.exists:type_name -> runnel.session.v1.Error.Differs
+	69,  // 103: runnel.session.v1.Error.closed:type_name -> runnel.session.v1.Error.Place
+	70,  // 104: runnel.session.v1.Error.content_type:type_name -> runnel.session.v1.Error.Differs
+	70,  // 105: runnel.session.v1.Error.stream_seq:type_name -> runnel.session.v1.Error.Differs
+	71,  // 106: runnel.session.v1.Error.producer_fenced:type_name -> runnel.session.v1.Error.Producer
+	71,  // 107: runnel.session.v1.Error.producer_gap:type_name -> runnel.session.v1.Error.Producer
+	69,  // 108: runnel.session.v1.Error.tail_moved:type_name -> runnel.session.v1.Error.Place
+	69,  // 109: runnel.session.v1.Error.trimmed:type_name -> runnel.session.v1.Error.Place
+	72,  // 110: runnel.session.v1.Error.key_reused:type_name -> runnel.session.v1.Error.KeyReused
+	69,  // 111: runnel.session.v1.Error.beyond_tail:type_name -> runnel.session.v1.Error.Place
+	73,  // 112: runnel.session.v1.Error.beyond_head:type_name -> runnel.session.v1.Error.BeyondHead
+	74,  // 113: runnel.session.v1.Error.cursor_moved:type_name -> runnel.session.v1.Error.CursorMoved
+	11,  // 114: runnel.session.v1.Error.cursor_not_found:type_name -> runnel.session.v1.CursorName
+	34,  // 115: runnel.session.v1.Error.lease_held:type_name -> runnel.session.v1.Lease
+	75,  // 116: runnel.session.v1.Error.lease_lost:type_name -> runnel.session.v1.Error.LeaseLost
+	66,  // 117: runnel.session.v1.Error.unauthorized:type_name -> runnel.session.v1.Error.Text
+	76,  // 118: runnel.session.v1.Error.forbidden:type_name -> runnel.session.v1.Error.Forbidden
+	77,  // 119: runnel.session.v1.Error.unavailable:type_name -> runnel.session.v1.Error.Unavailable
+	80,  // 120: runnel.session.v1.Error.storage_full:type_name -> runnel.session.v1.Error.StorageFull
+	78,  // 121: runnel.session.v1.Error.item_moved:type_name -> runnel.session.v1.Error.ItemMoved
+	78,  // 122: runnel.session.v1.Error.item_not_found:type_name -> runnel.session.v1.Error.ItemMoved
+	79,  // 123: runnel.session.v1.Error.operations:type_name -> runnel.session.v1.Error.Operations
+	3,   // 124: runnel.session.v1.CreateOptions.Fork.source:type_name -> runnel.session.v1.Segment
+	3,   // 125: runnel.session.v1.Request.Append.segment:type_name -> runnel.session.v1.Segment
+	10,  // 126: runnel.session.v1.Request.Append.options:type_name -> runnel.session.v1.AppendOptions
+	4,   // 127: runnel.session.v1.Request.Append.records:type_name -> runnel.session.v1.Records
+	2,   // 128: runnel.session.v1.Request.Transact.space:type_name -> runnel.session.v1.Space
+	40,  // 129: runnel.session.v1.Request.Transact.writes:type_name -> runnel.session.v1.Request.Append
+	47,  // 130: runnel.session.v1.Request.Transact.cursors:type_name -> runnel.session.v1.Request.CursorMove
+	12,  // 131: runnel.session.v1.Request.Transact.fences:type_name -> runnel.session.v1.Fence
+	42,  // 132: runnel.session.v1.Request.Transact.items:type_name -> runnel.session.v1.Request.ItemWrites
+	9,   // 133: runnel.session.v1.Request.ItemWrites.create:type_name -> runnel.session.v1.CreateOptions
+	43,  // 134: runnel.session.v1.Request.ItemWrites.writes:type_name -> runnel.session.v1.Request.ItemWrite
+	27,  // 135: runnel.session.v1.Request.ItemWrite.item:type_name -> runnel.session.v1.ItemKey
+	7,   // 136: runnel.session.v1.Request.ItemWrite.if_version:type_name -> runnel.session.v1.Number
+	3,   // 137: runnel.session.v1.Request.ReadItem.segment:type_name -> runnel.session.v1.Segment
+	27,  // 138: runnel.session.v1.Request.ReadItem.item:type_name -> runnel.session.v1.ItemKey
+	3,   // 139: runnel.session.v1.Request.ReadItems.segment:type_name -> runnel.session.v1.Segment
+	2,   // 140: runnel.session.v1.Request.WatchItems.space:type_name -> runnel.session.v1.Space
+	6,   // 141: runnel.session.v1.Request.WatchItems.item:type_name -> runnel.session.v1.Text
+	7,   // 142: runnel.session.v1.Request.CursorMove.expect:type_name -> runnel.session.v1.Number
+	3,   // 143: runnel.session.v1.Request.Create.segment:type_name -> runnel.session.v1.Segment
+	9,   // 144: runnel.session.v1.Request.Create.options:type_name -> runnel.session.v1.CreateOptions
+	3,   // 145: runnel.session.v1.Request.SequenceAt.segment:type_name -> runnel.session.v1.Segment
+	1,   // 146: runnel.session.v1.Request.SequenceAt.time:type_name -> runnel.session.v1.Time
+	2,   // 147: runnel.session.v1.Request.PositionAt.space:type_name -> runnel.session.v1.Space
+	1,   // 148: runnel.session.v1.Request.PositionAt.time:type_name -> runnel.session.v1.Time
+	14,  // 149: runnel.session.v1.Request.Query.sources:type_name -> runnel.session.v1.Source
+	1,   // 150: runnel.session.v1.Request.Query.since:type_name -> runnel.session.v1.Time
+	1,   // 151: runnel.session.v1.Request.Query.until:type_name -> runnel.session.v1.Time
+	60,  // 152: runnel.session.v1.Request.Query.metadata:type_name -> runnel.session.v1.Request.Query.MetadataEntry
+	61,  // 153: runnel.session.v1.Request.Query.metadata_prefix:type_name -> runnel.session.v1.Request.Query.MetadataPrefixEntry
+	2,   // 154: runnel.session.v1.Request.Cursors.space:type_name -> runnel.session.v1.Space
+	2,   // 155: runnel.session.v1.Request.AcquireLease.space:type_name -> runnel.session.v1.Space
+	62,  // 156: runnel.session.v1.Request.AcquireLease.metadata:type_name -> runnel.session.v1.Request.AcquireLease.MetadataEntry
+	2,   // 157: runnel.session.v1.Request.Fenced.space:type_name -> runnel.session.v1.Space
+	12,  // 158: runnel.session.v1.Request.Fenced.fence:type_name -> runnel.session.v1.Fence
+	2,   // 159: runnel.session.v1.Request.Leases.space:type_name -> runnel.session.v1.Space
+	28,  // 160: runnel.session.v1.ItemsWritten.Result.old:type_name -> runnel.session.v1.Item
+	28,  // 161: runnel.session.v1.ItemsWritten.Result.new:type_name -> runnel.session.v1.Item
+	22,  // 162: runnel.session.v1.ItemsWritten.Result.failed:type_name -> runnel.session.v1.FailedOperation
+	3,   // 163: runnel.session.v1.Error.Place.segment:type_name -> runnel.session.v1.Segment
+	3,   // 164: runnel.session.v1.Error.Differs.segment:type_name -> runnel.session.v1.Segment
+	3,   // 165: runnel.session.v1.Error.KeyReused.segment:type_name -> runnel.session.v1.Segment
+	2,   // 166: runnel.session.v1.Error.BeyondHead.space:type_name -> runnel.session.v1.Space
+	11,  // 167: runnel.session.v1.Error.CursorMoved.cursor:type_name -> runnel.session.v1.CursorName
+	3,   // 168: runnel.session.v1.Error.ItemMoved.segment:type_name -> runnel.session.v1.Segment
+	27,  // 169: runnel.session.v1.Error.ItemMoved.item:type_name -> runnel.session.v1.ItemKey
+	7,   // 170: runnel.session.v1.Error.ItemMoved.want:type_name -> runnel.session.v1.Number
+	3,   // 171: runnel.session.v1.Error.Operations.segment:type_name -> runnel.session.v1.Segment
+	27,  // 172: runnel.session.v1.Error.Operations.item:type_name -> runnel.session.v1.ItemKey
+	22,  // 173: runnel.session.v1.Error.Operations.failed:type_name -> runnel.session.v1.FailedOperation
+	174, // [174:174] is the sub-list for method output_type
+	174, // [174:174] is the sub-list for method input_type
+	174, // [174:174] is the sub-list for extension type_name
+	174, // [174:174] is the sub-list for extension extendee
+	0,   // [0:174] is the sub-list for field type_name
 }
 
 func init() { file_session_proto_init() }
@@ -6199,7 +7307,7 @@ func file_session_proto_init() {
 	if File_session_proto != nil {
 		return
 	}
-	file_session_proto_msgTypes[11].OneofWrappers = []any{
+	file_session_proto_msgTypes[12].OneofWrappers = []any{
 		(*Request_Append_)(nil),
 		(*Request_Transact_)(nil),
 		(*Request_Create_)(nil),
@@ -6222,8 +7330,12 @@ func file_session_proto_init() {
 		(*Request_ReleaseLease)(nil),
 		(*Request_Leases_)(nil),
 		(*Request_WatchLeases)(nil),
+		(*Request_Item)(nil),
+		(*Request_Items)(nil),
+		(*Request_WatchItems_)(nil),
+		(*Request_SendItem)(nil),
 	}
-	file_session_proto_msgTypes[13].OneofWrappers = []any{
+	file_session_proto_msgTypes[14].OneofWrappers = []any{
 		(*Response_End)(nil),
 		(*Response_Error)(nil),
 		(*Response_ComeBack)(nil),
@@ -6242,8 +7354,11 @@ func file_session_proto_init() {
 		(*Response_Cursor)(nil),
 		(*Response_Lease)(nil),
 		(*Response_LeaseEvent)(nil),
+		(*Response_Item)(nil),
+		(*Response_ItemView)(nil),
+		(*Response_ItemNews)(nil),
 	}
-	file_session_proto_msgTypes[29].OneofWrappers = []any{
+	file_session_proto_msgTypes[35].OneofWrappers = []any{
 		(*Error_Name_)(nil),
 		(*Error_Offset)(nil),
 		(*Error_Invalid_)(nil),
@@ -6271,6 +7386,7 @@ func file_session_proto_init() {
 		(*Error_StorageFull_)(nil),
 		(*Error_ItemMoved_)(nil),
 		(*Error_ItemNotFound)(nil),
+		(*Error_Operations_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -6278,7 +7394,7 @@ func file_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_proto_rawDesc), len(file_session_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   70,
+			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

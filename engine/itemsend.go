@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+
+	"github.com/runnelhq/runnel"
+)
+
+// Events that are sent to groups of items are kept by nobody. Whoever watches items has a bounded queue of
+// them, apart from its place in the log: one who cannot keep up misses events, and never a change.
+
+// itemEvents are those who listen to events.
+type itemEvents struct {
+	mu  sync.Mutex
+	all map[*itemListener]struct{}
+}
+
+// itemListener is one of them.
+type itemListener struct {
+	wants func(*runnel.ItemEvent) bool
+	wake  chan struct{} // has room for one
+
+	mu     sync.Mutex
+	queue  []runnel.ItemEvent
+	queued int // bytes
+}
+
+// maxEventsWaiting is how many bytes of events wait for a listener before it misses the oldest.
+const maxEventsWaiting = 2 * runnel.MaxItemEventBytes
+
+// SendItem tells those who watch a group, in this process, of an event, after the changes that are there. It
+// waits for nobody, and the group need not exist. It fails with runnel.ErrInvalid or ErrTooLarge.
+func (e *Engine) SendItem(ctx context.Context, event runnel.ItemEvent) error {
+	if err := event.Validate(); err != nil {
+		return err
+	}
+	select {
+	case <-e.closed:
+		return runnel.ErrShutdown
+	default:
+	}
+	event.ID, event.Tail = 0, 0
+	info, _, err := e.itemInfo(ctx, event.Segment)
+	switch {
+	case err == nil:
+		event.ID, event.Tail = info.ID, info.Tail
+	case !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted):
+		return err
+	}
+	event.Data = append([]byte(nil), event.Data...)
+	s := &e.itemEvents
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.all {
+		if l.wants(&event) {
+			l.add(&event)
+		}
+	}
+	return nil
+}
+
+// eventBytes is about what an event takes.
+func eventBytes(event *runnel.ItemEvent) int { return len(event.Data) + len(event.Type) + 256 }
+
+// add puts an event behind the others, and drops the oldest when they are too many.
+func (l *itemListener) add(event *runnel.ItemEvent) {
+	l.mu.Lock()
+	l.queue = append(l.queue, *event)
+	l.queued += eventBytes(event)
+	for l.queued > maxEventsWaiting && len(l.queue) > 1 {
+		l.queued -= eventBytes(&l.queue[0])
+		l.queue = l.queue[1:]
+	}
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the events for which due says yes, up to the first of which it does not, so that they stay
+// in their order.
+func (l *itemListener) take(due func(*runnel.ItemEvent) bool) (events []runnel.ItemEvent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for n < len(l.queue) && due(&l.queue[n]) {
+		l.queued -= eventBytes(&l.queue[n])
+		n++
+	}
+	events, l.queue = l.queue[:n:n], l.queue[n:]
+	return events
+}
+
+func (e *Engine) listen(wants func(*runnel.ItemEvent) bool) *itemListener {
+	l := &itemListener{wants: wants, wake: make(chan struct{}, 1)}
+	s := &e.itemEvents
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[*itemListener]struct{})
+	}
+	s.all[l] = struct{}{}
+	return l
+}
+
+func (e *Engine) unlisten(l *itemListener) {
+	s := &e.itemEvents
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, l)
+}
+
+// ItemEvents yields the events that are sent to groups of a space in this process, from the call on. Who falls
+// behind by more than about a megabyte misses the oldest. It ends with ctx, or when the engine closes.
+func (e *Engine) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
+	l := e.listen(func(event *runnel.ItemEvent) bool { return event.Segment.In() == space })
+	stop := context.AfterFunc(ctx, func() { e.unlisten(l) })
+	all := func(*runnel.ItemEvent) bool { return true }
+	return func(yield func(runnel.ItemEvent) bool) {
+		defer stop()
+		defer e.unlisten(l)
+		for {
+			for _, event := range l.take(all) {
+				if !yield(event) {
+					return
+				}
+			}
+			select {
+			case <-l.wake:
+			case <-ctx.Done():
+				return
+			case <-e.closed:
+				return
+			}
+		}
+	}
+}
