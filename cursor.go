@@ -2,6 +2,7 @@ package runnel
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -14,8 +15,17 @@ type CursorName struct {
 	// Segment is the segment that is read; empty for the timeline of the space. The cursors of a segment
 	// go away with it.
 	Segment string
-	// Name is not empty, is UTF-8, and has at most MaxCursorBytes bytes.
+	// Name is not empty, is UTF-8, and has at most MaxCursorBytes bytes. That of a subscription is as
+	// SubscriptionCursor says; no other begins with ReservedElement and a slash.
 	Name string
+}
+
+// SubscriptionCursor is the name that the cursor of a subscription has on each of its streams.
+func SubscriptionCursor(id string) string { return ReservedElement + "/" + id }
+
+// Subscription returns the id of the subscription whose cursor this is, and false for that of a reader.
+func (n CursorName) Subscription() (id string, ok bool) {
+	return strings.CutPrefix(n.Name, ReservedElement+"/")
 }
 
 func (n CursorName) String() string {
@@ -34,6 +44,9 @@ type Cursor struct {
 	Updated time.Time
 	// End is the tail of the segment, or the head of the space.
 	End uint64
+	// LagBytes is how many bytes the payloads have that the segment keeps after the place. It is -1 for the
+	// timeline of a space, where that is not known.
+	LagBytes int64
 }
 
 // Lag is how far the reader is behind: in entries of a segment, or in positions of a space, some of
@@ -41,6 +54,10 @@ type Cursor struct {
 func (c Cursor) Lag() uint64 { return c.End - min(c.Place, c.End) }
 
 // CursorMove stores the place of a reader, as part of a commit. The cursor is made when there is none.
+//
+// The cursor of a subscription is moved by its acks. A move by hand is a commit to nothing but cursors of one
+// subscription. It ends the wake in flight, if there is one, so that whoever was told of it is fenced, and is
+// refused with a LeaseHeldError while somebody works on it.
 type CursorMove struct {
 	// Segment and Name are as in CursorName, in the space of the commit.
 	Segment, Name string

@@ -102,7 +102,7 @@ type WakeRef struct {
 }
 
 // Wake is what a worker is given: the streams of the subscription, those with work first, at most
-// MaxWakeStreams of them.
+// MaxWakeStreams of them, and no more than storage can ack in one commit.
 type Wake struct {
 	WakeRef
 	Streams  []SubscriptionLink
@@ -165,6 +165,8 @@ var (
 	ErrFenced = errors.New("runnel: fenced")
 	// ErrNoWork: the subscription has nothing to claim.
 	ErrNoWork = errors.New("runnel: no pending work")
+	// ErrSubscriptionLimit: the store has as many subscriptions as it may have.
+	ErrSubscriptionLimit = errors.New("runnel: too many subscriptions")
 	// ErrAck: an ack names a place that it cannot move to.
 	ErrAck = errors.New("runnel: ack refused")
 )
@@ -177,6 +179,15 @@ func (e *SubscriptionExistsError) Error() string {
 }
 
 func (e *SubscriptionExistsError) Is(target error) bool { return target == ErrExists }
+
+// SubscriptionLimitError says how many subscriptions a store may have. It matches ErrSubscriptionLimit.
+type SubscriptionLimitError struct{ Limit int }
+
+func (e *SubscriptionLimitError) Error() string {
+	return fmt.Sprintf("runnel: the store has as many subscriptions as it may have, %d", e.Limit)
+}
+
+func (e *SubscriptionLimitError) Is(target error) bool { return target == ErrSubscriptionLimit }
 
 // SubscriptionNotFoundError names the subscription that does not exist. It matches ErrNotFound.
 type SubscriptionNotFoundError struct{ ID string }

@@ -186,8 +186,8 @@ func (g *Guard) Commit(ctx context.Context, space runnel.Space, writes ...runnel
 }
 
 // Transact needs write of each segment it writes to, of each item, or of the segment that holds it, of each
-// segment or space whose cursors it moves, and of the space if it demands leases. Who writes an item is told
-// what it was.
+// segment or space whose cursors it moves, and of the space if it demands leases; and admin of the store to
+// move cursors of a subscription. Who writes an item is told what it was.
 func (g *Guard) Transact(ctx context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
 	if err := mayTransact(ctx, space, t); err != nil {
 		return runnel.Committed{}, err
@@ -208,6 +208,11 @@ func mayTransact(ctx context.Context, space runnel.Space, t runnel.Transaction) 
 	for _, move := range t.Cursors {
 		if err := mayDoAt(ctx, "move a cursor of", Write, space, move.Segment); err != nil {
 			return err
+		}
+		if id, ok := (runnel.CursorName{Name: move.Name}).Subscription(); ok {
+			if err := mayDoToSubscription(ctx, "move a cursor of", Admin, space.Store, id); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range t.Items {

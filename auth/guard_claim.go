@@ -8,19 +8,43 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
-// Cursor needs read or write of the segment, or of the space.
+// Cursor needs read or write of the segment, or of the space; that of a subscription read of the store.
 func (g *Guard) Cursor(ctx context.Context, name runnel.CursorName) (runnel.Cursor, error) {
 	if err := mayDoAt(ctx, "look at a cursor of", Read|Write, name.Space, name.Segment); err != nil {
 		return runnel.Cursor{}, err
 	}
+	if id, ok := name.Subscription(); ok {
+		if err := mayDoToSubscription(ctx, "look at the cursors of", Read, name.Space.Store, id); err != nil {
+			return runnel.Cursor{}, err
+		}
+	}
 	return g.log.Cursor(ctx, name)
 }
 
-// Cursors needs read of the segment, or of the space.
+// mayDoToSubscription checks what is asked of a subscription, which concerns its store as a whole.
+func mayDoToSubscription(ctx context.Context, action string, needs Verb, store runnel.Store, id string) error {
+	return Check(ctx, Request{Action: action + " subscription " + id + " of", Needs: needs, Kind: "the root space", Store: store})
+}
+
+// Cursors needs read of the segment, or of the space. It leaves those of subscriptions out unless there is read of
+// the store.
 func (g *Guard) Cursors(ctx context.Context, space runnel.Space, segment, prefix, after string) iter.Seq2[runnel.Cursor, error] {
 	may := mayDoAt(ctx, "list the cursors of", Read, space, segment)
 	return following(ctx, may, func(ctx context.Context) iter.Seq2[runnel.Cursor, error] {
-		return g.log.Cursors(ctx, space, segment, prefix, after)
+		all := g.log.Cursors(ctx, space, segment, prefix, after)
+		if mayDoToSubscription(ctx, "list the cursors of", Read, space.Store, "") == nil {
+			return all
+		}
+		return func(yield func(runnel.Cursor, error) bool) {
+			for c, err := range all {
+				if _, ok := c.Subscription(); ok && err == nil {
+					continue
+				}
+				if !yield(c, err) {
+					return
+				}
+			}
+		}
 	})
 }
 

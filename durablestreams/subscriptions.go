@@ -181,6 +181,8 @@ func explainControl(err error) error {
 		return answer(http.StatusConflict, wire.CodeAck)
 	case errors.Is(err, runnel.ErrExists):
 		return answer(http.StatusConflict, wire.CodeSubscriptionExists)
+	case errors.Is(err, runnel.ErrSubscriptionLimit):
+		return answer(http.StatusConflict, wire.CodeSubscriptionLimit)
 	case errors.Is(err, runnel.ErrNotFound):
 		return answer(http.StatusNotFound, wire.CodeNoSubscription)
 	case errors.Is(err, runnel.ErrInvalid):

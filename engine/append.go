@@ -60,6 +60,12 @@ func (e *Engine) Commit(ctx context.Context, space runnel.Space, writes ...runne
 // and others are not, the commit is refused with runnel.ErrInvalid; if all are, it is answered as
 // before, and no cursor moves again.
 func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Transaction) (runnel.Committed, error) {
+	if id, ok, err := seeks(&tr); err != nil || ok {
+		if err == nil {
+			err = e.moveSubscription(ctx, space, id, tr.Cursors)
+		}
+		return runnel.Committed{}, err
+	}
 	work := transaction{appends: make([]appending, len(tr.Writes)+len(tr.Items)), moves: make([]moving, len(tr.Cursors)), fences: tr.Fences}
 	written := make(map[string]bool, len(tr.Writes))
 	for i := range tr.Writes {
@@ -242,6 +248,7 @@ func (e *Engine) commitAll(ctx context.Context, part runnel.Space, work *transac
 			return err
 		}
 		s, n := e.cost(a.bodies)
+		// Besides the runs, at most a mark for subscriptions, what changes, the producer or the key, and the end.
 		size += s + 8*rowBytes + len(a.o.StreamSeq) + len(a.o.Key)
 		ops += n + 6
 		if c := a.o.Create; c != nil {
@@ -268,9 +275,6 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 	defer sp.leave()
 	rows := heldRows{sp: sp}
 	defer rows.release()
-	if sp.subs.count.Load() > 0 {
-		size, ops = size+len(work.appends)*markBytes, ops+len(work.appends)
-	}
 	for i := range work.appends {
 		a := &work.appends[i]
 		if a.seg, err = e.acquire(ctx, part.Segment(a.name)); err != nil {

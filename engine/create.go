@@ -136,9 +136,6 @@ func (e *Engine) tryCreate(ctx context.Context, addr runnel.Segment, o *runnel.C
 	var created runnel.Created
 	var told *state // what the answer describes
 	size += seg.descriptorBytes()
-	if seg.sp.subs.count.Load() > 0 {
-		size, ops = size+markBytes, ops+1
-	}
 	err = seg.sp.write(ctx, size, ops, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry

@@ -21,7 +21,8 @@ import (
 type deliveries struct {
 	mu      sync.Mutex
 	waiting map[deliveryKey]runnel.WebhookPending
-	changed chan struct{}
+	fresh   map[deliveryKey]struct{} // those of them that have yet to be told of
+	changed chan struct{}            // holds a token when there are fresh ones
 }
 
 type deliveryKey struct {
@@ -32,9 +33,10 @@ type deliveryKey struct {
 func (d *deliveries) add(p runnel.WebhookPending) {
 	d.mu.Lock()
 	if d.waiting == nil {
-		d.waiting = make(map[deliveryKey]runnel.WebhookPending)
+		d.waiting, d.fresh = make(map[deliveryKey]runnel.WebhookPending), make(map[deliveryKey]struct{})
 	}
-	d.waiting[deliveryKey{p.Store, p.Subscription}] = p
+	key := deliveryKey{p.Store, p.Subscription}
+	d.waiting[key], d.fresh[key] = p, struct{}{}
 	d.mu.Unlock()
 	select {
 	case d.changed <- struct{}{}:
@@ -42,33 +44,39 @@ func (d *deliveries) add(p runnel.WebhookPending) {
 	}
 }
 
-// take returns what has been added since, the earliest due first.
-func (d *deliveries) take() []runnel.WebhookPending {
+// drop says that the wake of a subscription is not to be delivered, or not yet.
+func (d *deliveries) drop(store runnel.Store, id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]runnel.WebhookPending, 0, len(d.waiting))
-	for _, p := range d.waiting {
-		all = append(all, p)
+	delete(d.waiting, deliveryKey{store, id})
+	delete(d.fresh, deliveryKey{store, id})
+}
+
+// take returns what has been added since it was called last, or all that waits, the earliest due first.
+func (d *deliveries) take(everything bool) []runnel.WebhookPending {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]runnel.WebhookPending, 0, len(d.fresh))
+	for key, p := range d.waiting {
+		if _, fresh := d.fresh[key]; fresh || everything {
+			all = append(all, p)
+		}
 	}
-	clear(d.waiting)
+	clear(d.fresh)
 	slices.SortFunc(all, func(a, b runnel.WebhookPending) int {
 		return cmp.Or(a.Due.Compare(b.Due), strings.Compare(a.Subscription, b.Subscription))
 	})
 	return all
 }
 
-// WebhookPending yields the wakes that are to be delivered: those there are, and each one that begins, is
-// to be tried again, or whose attempt was not settled in time. It may repeat itself. There is one who
-// ranges over it at a time. It ends with ctx, or when the engine closes.
+// WebhookPending yields the wakes that are to be delivered: first all that there are, and then each one that
+// begins, is to be tried again, or whose attempt was not settled in time. It may repeat itself. There is one
+// who ranges over it at a time. It ends with ctx, or when the engine closes.
 func (e *Engine) WebhookPending(ctx context.Context) iter.Seq[runnel.WebhookPending] {
 	return func(yield func(runnel.WebhookPending) bool) {
-		for {
-			all := e.subscriptions.ready.take()
-			for i, p := range all {
+		for everything := true; ; everything = false {
+			for _, p := range e.subscriptions.ready.take(everything) {
 				if !yield(p) {
-					for _, left := range all[i+1:] {
-						e.subscriptions.ready.add(left)
-					}
 					return
 				}
 			}
@@ -96,18 +104,22 @@ func (e *Engine) name() string { return hex.EncodeToString(e.id[:]) }
 
 // tellWebhook hands a wake out that is to be delivered, and sees to it that its end is not missed.
 func (s *subscriber) tellWebhook(row *record.Subscription) {
+	ready := &s.of.e.subscriptions.ready
 	switch now := s.of.e.now(); {
-	case row.Parked:
+	case row.WakeID == "" || row.Parked:
+		ready.drop(s.of.store, s.id)
 	case row.Accepted:
+		ready.drop(s.of.store, s.id)
 		s.kickAt(row.Deadline)
 	case s.attempting(row, now):
+		ready.drop(s.of.store, s.id)
 		s.kickAt(row.Attempt)
 	default:
 		p := runnel.WebhookPending{Store: s.of.store, Subscription: s.id, Generation: row.Generation, URL: row.Config.WebhookURL}
 		if row.NextAttempt > 0 {
 			p.Due = time.UnixMicro(row.NextAttempt).UTC()
 		}
-		s.of.e.subscriptions.ready.add(p)
+		ready.add(p)
 	}
 }
 
@@ -116,18 +128,22 @@ func (s *subscriber) tellWebhook(row *record.Subscription) {
 func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id string, until time.Time) (runnel.WebhookDelivery, error) {
 	s, err := e.subscriber(ctx, store, id)
 	if err != nil {
+		if errors.Is(err, runnel.ErrNotFound) {
+			e.subscriptions.ready.drop(store, id)
+		}
 		return runnel.WebhookDelivery{}, err
 	}
 	if err := s.gate.enter(ctx); err != nil {
 		return runnel.WebhookDelivery{}, err
 	}
 	defer s.gate.leave()
-	o, err := s.look(ctx, runnel.MaxWakeStreams, nil)
+	o, err := s.look(ctx, e.wakeStreams(), nil)
 	if err != nil {
 		return runnel.WebhookDelivery{}, err
 	}
 	var row record.Subscription
 	err = s.change(ctx, nil, func(c *change) error {
+		defer func() { row = c.row }()
 		r := &c.row
 		switch {
 		case r.Config.Type != runnel.Webhook || r.WakeID == "" || r.Accepted || r.Parked:
@@ -142,9 +158,11 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 			c.clear() // its streams are gone
 		}
 		c.save()
-		row = *r
 		return nil
 	})
+	if err == nil || errors.Is(err, runnel.ErrFenced) {
+		s.tellWebhook(&row) // another process may have changed it, and not have told this one
+	}
 	if err != nil {
 		return runnel.WebhookDelivery{}, err
 	}
@@ -152,7 +170,6 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 		s.kick()
 		return runnel.WebhookDelivery{}, runnel.ErrFenced
 	}
-	s.kickAt(row.Attempt)
 	w, err := s.wake(ctx, &row, o)
 	d := runnel.WebhookDelivery{Wake: w, URL: row.Config.WebhookURL, Base: row.Config.Base, Failures: int(row.Failures)}
 	if row.FailingSince > 0 {
@@ -202,10 +219,11 @@ func (e *Engine) SettleDelivery(ctx context.Context, d runnel.WebhookDelivery, o
 	return err
 }
 
-// clipText bounds a reason that is kept.
+// reasonBytes bounds a reason that is kept.
+const reasonBytes = 256
+
 func clipText(s string) string {
-	const most = 256
-	return strings.ToValidUTF8(s[:min(len(s), most)], "")
+	return strings.ToValidUTF8(s[:min(len(s), reasonBytes)], "")
 }
 
 // ReplayDelivery lets a parked or failing delivery be tried at once.

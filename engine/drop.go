@@ -22,15 +22,14 @@ func (e *Engine) DropDelivery(ctx context.Context, store runnel.Store, id string
 		if err != nil {
 			return err
 		}
-		if !l.Pending() {
-			continue
+		if l.Pending() {
+			acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
 		}
-		acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
-		if len(acks) == runnel.MaxSubscriptionStreams {
-			if _, err := e.endWake(ctx, wake, acks, false, true); err != nil {
-				return err
-			}
-			acks = acks[:0]
+	}
+	// The wake goes on while there are more than one commit can move.
+	for most := e.maxAcks(); len(acks) > most; acks = acks[most:] {
+		if _, err := e.endWake(ctx, wake, acks[:most], false, true); err != nil {
+			return err
 		}
 	}
 	_, err = e.endWake(ctx, wake, acks, true, true)

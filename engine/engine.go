@@ -30,6 +30,9 @@ type Config struct {
 	// with runnel.ErrUnavailable. An entry larger than the bound is read alone. 0 means
 	// DefaultMaxReadBytes.
 	MaxReadBytes int64
+	// MaxSubscriptions is how many subscriptions a store may have. They are kept in memory, about 2 KiB each.
+	// Those that are made at the same time may exceed it a little. 0 means DefaultMaxSubscriptions.
+	MaxSubscriptions int
 	// SweepInterval is how often expiry and retention of unused segments are looked after. It does not
 	// decide what a reader sees, only when space is given back. 0 means DefaultSweepInterval; negative
 	// means never.
@@ -49,18 +52,20 @@ type Config struct {
 
 // Defaults of Config.
 const (
-	DefaultTailCacheBytes = 32 << 20
-	DefaultMaxSegments    = 16 << 10
-	DefaultMaxReadBytes   = 256 << 20
-	DefaultSweepInterval  = 10 * time.Second
-	DefaultPollInterval   = 250 * time.Millisecond
-	DefaultItemHistory    = 24 * time.Hour
+	DefaultTailCacheBytes   = 32 << 20
+	DefaultMaxSegments      = 16 << 10
+	DefaultMaxReadBytes     = 256 << 20
+	DefaultMaxSubscriptions = 100_000
+	DefaultSweepInterval    = 10 * time.Second
+	DefaultPollInterval     = 250 * time.Millisecond
+	DefaultItemHistory      = 24 * time.Hour
 )
 
 func (c Config) withDefaults() Config {
 	c.TailCacheBytes = cmp.Or(c.TailCacheBytes, DefaultTailCacheBytes)
 	c.MaxSegments = cmp.Or(c.MaxSegments, DefaultMaxSegments)
 	c.MaxReadBytes = cmp.Or(c.MaxReadBytes, DefaultMaxReadBytes)
+	c.MaxSubscriptions = cmp.Or(c.MaxSubscriptions, DefaultMaxSubscriptions)
 	c.SweepInterval = cmp.Or(c.SweepInterval, DefaultSweepInterval)
 	c.PollInterval = cmp.Or(c.PollInterval, DefaultPollInterval)
 	c.ItemHistory = cmp.Or(c.ItemHistory, DefaultItemHistory)

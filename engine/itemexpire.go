@@ -201,7 +201,8 @@ func (c *cleaner) dropTombstones(ctx context.Context, addr runnel.Segment, id ui
 				return err
 			}
 		}
-		err := seg.sp.write(ctx, 2*len(page)*storage.MaxKeyBytes, 2*len(page), func(t *tx) error {
+		// Two rows an item, and one more for the last of the segment.
+		err := seg.sp.write(ctx, (2*len(page)+1)*storage.MaxKeyBytes+itemRowBytes, 2*len(page)+1, func(t *tx) error {
 			st := seg.staged
 			if seg.stale.Load() {
 				return errRetry

@@ -17,7 +17,8 @@ import (
 
 // CreateSubscription makes a subscription, or finds that there is one of the same configuration. It
 // returns when it is durable and every stream that was there before is linked at its tail; what is
-// appended from then on wakes. It fails with a *runnel.SubscriptionExistsError, ErrInvalid or ErrTooLarge.
+// appended from then on wakes. It fails with a *runnel.SubscriptionExistsError, ErrSubscriptionLimit, ErrInvalid
+// or ErrTooLarge.
 func (e *Engine) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (_ runnel.Subscription, existed bool, err error) {
 	if err := checkText("subscription id", id, runnel.MaxSubscriptionBytes); err != nil {
 		return runnel.Subscription{}, false, err
@@ -25,6 +26,9 @@ func (e *Engine) CreateSubscription(ctx context.Context, store runnel.Store, id 
 	config, err = checkSubscription(store, config)
 	if err != nil {
 		return runnel.Subscription{}, false, err
+	}
+	if got, most := subscriptionBytes(&config), e.maxSubscriptionBytes(); got > most {
+		return runnel.Subscription{}, false, &runnel.TooLargeError{What: "subscription with its streams", Limit: int64(most), Got: int64(got)}
 	}
 	ss := e.subscriptions.of(store)
 	var row record.Subscription
@@ -41,7 +45,7 @@ func (e *Engine) CreateSubscription(ctx context.Context, store runnel.Store, id 
 		if err := sp.loadRow(ctx, key); err != nil {
 			return err
 		}
-		return sp.write(context.WithoutCancel(ctx), subscriptionBytes+len(config.Streams)*2*runnel.MaxSpaceBytes, 3, func(t *tx) error {
+		return sp.write(context.WithoutCancel(ctx), subscriptionBytes(&config), subscriptionOps, func(t *tx) error {
 			r := t.row(key)
 			if r == nil {
 				return errRetry
@@ -56,6 +60,9 @@ func (e *Engine) CreateSubscription(ctx context.Context, store runnel.Store, id 
 					return &runnel.SubscriptionExistsError{ID: id}
 				}
 				return nil
+			}
+			if most := e.cfg.MaxSubscriptions; ss.count.Load() >= int64(most) {
+				return &runnel.SubscriptionLimitError{Limit: most}
 			}
 			if err := t.grow(); err != nil {
 				return err
@@ -226,16 +233,12 @@ func (e *Engine) settleStore(ctx context.Context, store runnel.Store) error {
 	return err
 }
 
-// linkPage is how many links are stored at once.
+// linkPage is how many streams are linked at once.
 const linkPage = 256
 
-// storeLinks stores links, those that are there already again only if they change.
-func (s *subscriber) storeLinks(ctx context.Context, links []record.Link) error {
-	page := linkPage
-	if most := s.of.e.limits.MaxBatchOps; most > 0 {
-		page = min(page, max(most-8, 1))
-	}
-	for chunk := range slices.Chunk(links, page) {
+// link stores the cursors of streams. One that is there stays where it is.
+func (s *subscriber) link(ctx context.Context, cursors []record.Cursor) error {
+	for chunk := range slices.Chunk(cursors, min(linkPage, s.of.e.maxAcks())) {
 		paths := make([]string, len(chunk))
 		for i := range chunk {
 			paths[i] = chunk[i].Path
@@ -245,17 +248,17 @@ func (s *subscriber) storeLinks(ctx context.Context, links []record.Link) error 
 				return err
 			}
 			for i := range chunk {
-				have, err := c.link(chunk[i].Path)
+				have, err := c.cursor(chunk[i].Path)
 				if err != nil {
 					return err
 				}
 				next := chunk[i]
 				if have != nil && have.Segment == next.Segment {
-					next.Acked = have.Acked
+					next.Place = have.Place
 					next.Explicit = next.Explicit || have.Explicit
 					next.Glob = next.Glob || have.Glob
 				}
-				c.setLink(&next)
+				c.setCursor(&next)
 			}
 			return nil
 		})
@@ -268,7 +271,7 @@ func (s *subscriber) storeLinks(ctx context.Context, links []record.Link) error 
 
 // linkStreams links streams by name, at their tails. It is called under the gate.
 func (s *subscriber) linkStreams(ctx context.Context, paths []string) error {
-	links := make([]record.Link, 0, len(paths))
+	cursors := make([]record.Cursor, 0, len(paths))
 	for _, path := range paths {
 		addr, err := runnel.ParsePath(s.of.store, path)
 		if err != nil {
@@ -278,9 +281,9 @@ func (s *subscriber) linkStreams(ctx context.Context, paths []string) error {
 		if err != nil {
 			return err
 		}
-		links = append(links, record.Link{Path: path, Segment: p.id, Acked: p.tail, Explicit: true, Glob: linksGlob(&s.config, path)})
+		cursors = append(cursors, record.Cursor{Path: path, Segment: p.id, Place: uint64(p.tail), Explicit: true, Glob: linksGlob(&s.config, path)})
 	}
-	return s.storeLinks(ctx, links)
+	return s.link(ctx, cursors)
 }
 
 // linkPattern links the streams there are that the pattern matches.
@@ -288,22 +291,22 @@ func (s *subscriber) linkPattern(ctx context.Context) error {
 	if s.config.Pattern == "" {
 		return nil
 	}
-	var links []record.Link
+	var cursors []record.Cursor
 	for info, err := range s.of.e.List(ctx, s.of.store, runnel.ListOptions{Prefix: literalPrefix(s.config.Pattern)}) {
 		if err != nil {
 			return err
 		}
 		if path := info.Segment.Path(); linksGlob(&s.config, path) {
-			links = append(links, record.Link{Path: path, Segment: info.ID, Acked: info.Tail, Glob: true})
+			cursors = append(cursors, record.Cursor{Path: path, Segment: info.ID, Place: uint64(info.Tail), Glob: true})
 		}
-		if len(links) >= linkPage {
-			if err := s.storeLinks(ctx, links); err != nil {
+		if len(cursors) >= linkPage {
+			if err := s.link(ctx, cursors); err != nil {
 				return err
 			}
-			links = links[:0]
+			cursors = cursors[:0]
 		}
 	}
-	return s.storeLinks(ctx, links)
+	return s.link(ctx, cursors)
 }
 
 // literalPrefix is what all paths that a pattern matches begin with.
@@ -391,7 +394,8 @@ func (e *Engine) Subscriptions(ctx context.Context, store runnel.Store, after st
 	}
 }
 
-// SubscriptionLinks yields the streams of a subscription, in no particular order.
+// SubscriptionLinks yields the streams of a subscription, in no particular order. Nothing else is done to the
+// subscription until it ends.
 func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error] {
 	return func(yield func(runnel.SubscriptionLink, error) bool) {
 		s, err := e.subscriber(ctx, store, id)
@@ -424,38 +428,38 @@ func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id s
 	}
 }
 
-// links yields the links that are stored. A link by pattern to a stream that is gone is none. It is called
-// under the gate.
+// links yields the streams that have a cursor. One of a stream that is gone, and that only the pattern links, is
+// none. It is called under the gate.
 func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLink, error] {
 	return func(yield func(runnel.SubscriptionLink, error) bool) {
 		e := s.of.e
-		r := segmentRange(keyLink, s.instance)
+		r := segmentRange(keyCursor, s.instance)
 		r.Limit = listPage
 		for {
-			var page []record.Link
+			var page []record.Cursor
 			for pair, err := range e.driver.Scan(ctx, controlOf(s.of.store), r) {
-				var l record.Link
+				var row record.Cursor
 				if err == nil {
-					l, err = record.DecodeLink(pair.Value)
+					row, err = record.DecodeCursor(pair.Value)
 				}
 				if err != nil {
 					yield(runnel.SubscriptionLink{}, storageError(err))
 					return
 				}
-				page = append(page, l)
+				page = append(page, row)
 				r.From = append(slices.Clone(pair.Key), 0)
 			}
 			for i := range page {
-				l := &page[i]
-				addr, err := runnel.ParsePath(s.of.store, l.Path)
+				row := &page[i]
+				addr, err := runnel.ParsePath(s.of.store, row.Path)
 				var p place
 				if err == nil {
 					p, err = e.place(ctx, addr)
 				}
-				if err == nil && p.id == 0 && !l.Explicit {
+				if err == nil && p.id == 0 && !row.Explicit {
 					continue
 				}
-				if !yield(runnel.SubscriptionLink{Path: l.Path, Explicit: l.Explicit, Acked: p.acked(l), Tail: p.tail}, err) || err != nil {
+				if !yield(runnel.SubscriptionLink{Path: row.Path, Explicit: row.Explicit, Acked: p.acked(row), Tail: p.tail}, err) || err != nil {
 					return
 				}
 			}
@@ -479,7 +483,7 @@ func (e *Engine) DeleteSubscription(ctx context.Context, store runnel.Store, id 
 	defer s.gate.leave()
 	err = s.change(ctx, nil, func(c *change) error {
 		c.t.setRow(subscriptionKey(id), nil)
-		c.t.put(trashKey(s.instance), nil) // its links are left to the cleaner
+		c.t.put(trashKey(s.instance), nil) // its cursors are left to the cleaner
 		c.t.put([]byte{keyEpoch}, binary.BigEndian.AppendUint64(nil, s.instance^1<<63))
 		return nil
 	})
@@ -550,15 +554,15 @@ func (e *Engine) UnlinkStream(ctx context.Context, store runnel.Store, id, path 
 	}
 	defer s.gate.leave()
 	err = s.change(ctx, []string{path}, func(c *change) error {
-		l, err := c.link(path)
-		if err != nil || l == nil || !l.Explicit {
+		row, err := c.cursor(path)
+		if err != nil || row == nil || !row.Explicit {
 			return err
 		}
-		l.Explicit, l.Glob = false, linksGlob(&s.config, path)
-		if l.Glob {
-			c.setLink(l)
+		row.Explicit, row.Glob = false, linksGlob(&s.config, path)
+		if row.Glob {
+			c.setCursor(row)
 		} else {
-			c.t.setRow(linkKey(s.instance, path), nil)
+			c.t.setRow(subscriptionCursorKey(s.instance, path), nil)
 		}
 		return nil
 	})

@@ -88,7 +88,9 @@ func TestAnAckThatAnotherProcessHasOvertakenMovesNothingBack(t *testing.T) {
 		synctest.Wait()
 		overtaken := false
 		driver.SetRules(faulty.Rule{
-			When: func(c faulty.Call) bool { return c.Op == faulty.Get && len(c.Key) > 0 && c.Key[0] == 'L' && !overtaken },
+			When: func(c faulty.Call) bool {
+				return c.Op == faulty.Get && c.Partition.Name == runnel.ReservedElement && c.Key[0] == 'u' && !overtaken
+			},
 			Then: func(ctx context.Context, _ faulty.Call, do func(context.Context) error) error {
 				overtaken = true
 				err := do(ctx)

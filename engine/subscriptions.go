@@ -19,8 +19,8 @@ import (
 	"github.com/runnelhq/runnel/storage"
 )
 
-// A subscription is a row of its store's control partition, whose name nobody can use, and so is how far
-// it has worked on each stream. A claim, an ack or a release is one commit there, with its conditions.
+// A subscription is a row of its store's control partition, whose name nobody can use, and so is its cursor on
+// each stream. A claim, an ack or a release is one commit there, with its conditions.
 //
 // Which subscriptions a stream belongs to follows from its path, and an index in memory tells it at a
 // cost that does not grow with the number of the others. An append to such a stream puts a mark on it in
@@ -31,7 +31,6 @@ import (
 // keys of the control partition.
 const (
 	keySubscription = 'S' // id → record.Subscription
-	keyLink         = 'L' // instance, digest of the path → record.Link
 	keySecrets      = 'K' // → version, and bytes that are not looked into
 	keyEpoch        = 'V' // → changed with the set of subscriptions
 )
@@ -45,9 +44,10 @@ func controlOf(store runnel.Store) storage.Partition {
 
 func subscriptionKey(id string) []byte { return append([]byte{keySubscription}, id...) }
 
-func linkKey(instance uint64, path string) []byte {
+// subscriptionCursorKey is the key of the cursor of a subscription on a stream. Paths are longer than keys may be.
+func subscriptionCursorKey(instance uint64, path string) []byte {
 	sum := sha256.Sum256([]byte(path))
-	return append(segmentKey(make([]byte, 0, 25), keyLink, instance), sum[:16]...)
+	return cursorKey(instance, string(sum[:16]))
 }
 
 func markKey(id uint64) []byte { return segmentKey(nil, keyMark, id) }
@@ -230,16 +230,16 @@ func (ss *subscribers) reload(ctx context.Context) error {
 			continue
 		}
 		s := ss.addOnce(id, &row)
-		for link, err := range ss.e.driver.Scan(ctx, part, segmentRange(keyLink, row.Instance)) {
+		for pair, err := range ss.e.driver.Scan(ctx, part, segmentRange(keyCursor, row.Instance)) {
 			if err != nil {
 				return storageError(err)
 			}
-			l, err := record.DecodeLink(link.Value)
+			c, err := record.DecodeCursor(pair.Value)
 			if err != nil {
 				return err
 			}
-			if l.Explicit {
-				ss.link(s, l.Path)
+			if c.Explicit {
+				ss.link(s, c.Path)
 			}
 		}
 	}
@@ -303,6 +303,7 @@ func (ss *subscribers) remove(s *subscriber) {
 		return
 	}
 	delete(ss.byID, s.id)
+	ss.e.subscriptions.ready.drop(ss.store, s.id)
 	if p := s.config.Pattern; p != "" {
 		ss.patterns.remove(strings.Split(p, "/"), s)
 	}
@@ -406,7 +407,7 @@ type marked struct {
 func (t *tx) mark(seg *segment) {
 	ss := t.sp.subs
 	if ss.count.Load() == 0 {
-		return
+		return // a subscription that comes later waits for what is staged here before it links streams at their tails
 	}
 	inc := seg.staged.inc
 	m := &inc.marked

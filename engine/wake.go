@@ -28,7 +28,7 @@ type change struct {
 	row record.Subscription
 }
 
-// change makes one commit to the subscription and to the links of the paths. f checks, and then stages.
+// change makes one commit to the subscription and to its cursors on the paths. f checks, and then stages.
 // It waits for the outcome whatever becomes of ctx, so that the next one finds it durable.
 func (s *subscriber) change(ctx context.Context, paths []string, f func(c *change) error) error {
 	e := s.of.e
@@ -46,19 +46,19 @@ func (s *subscriber) change(ctx context.Context, paths []string, f func(c *chang
 		if err := rows.load(ctx, subscriptionKey(s.id)); err != nil {
 			return err
 		}
-		size := subscriptionBytes
+		size := subscriptionBytes(&s.config)
 		for _, path := range paths {
-			if err := rows.load(ctx, linkKey(s.instance, path)); err != nil {
+			if err := rows.load(ctx, subscriptionCursorKey(s.instance, path)); err != nil {
 				return err
 			}
-			size += len(path) + 2*rowBytes
+			size += cursorBytes(len(path))
 		}
 		if !e.limits.Exclusive {
 			if err := sp.ensure(ctx); err != nil { // what was read at different moments is stale then
 				return err
 			}
 		}
-		return sp.write(context.WithoutCancel(ctx), size, 2+len(paths), func(t *tx) error {
+		return sp.write(context.WithoutCancel(ctx), size, subscriptionOps+len(paths), func(t *tx) error {
 			r := t.row(subscriptionKey(s.id))
 			if r == nil {
 				return errRetry
@@ -79,14 +79,59 @@ func (s *subscriber) change(ctx context.Context, paths []string, f func(c *chang
 	})
 }
 
-// subscriptionBytes bounds the row of a subscription.
-const subscriptionBytes = 16<<10 + runnel.MaxWebhookBytes + 2*runnel.MaxPatternBytes
+// subscriptionBytes bounds the row of a subscription in a batch, and what else a change to it writes.
+func subscriptionBytes(c *runnel.SubscriptionConfig) int {
+	size := 8*rowBytes + 2*runnel.MaxSubscriptionBytes + reasonBytes
+	for _, text := range []string{c.Pattern, c.WebhookURL, c.WakeStream, c.Description, c.Base} {
+		size += len(text)
+	}
+	for _, path := range c.Streams {
+		size += len(path) + pathBytes
+	}
+	return size
+}
+
+const (
+	// subscriptionOps is what a change writes besides cursors: the row, and when it is deleted, two more.
+	subscriptionOps = 3
+	// pathBytes is what a path takes in a row besides its length, and longestPath the length of the longest.
+	pathBytes   = 4
+	longestPath = runnel.MaxSpaceBytes + 1 + runnel.MaxSegmentBytes
+)
+
+// maxSubscriptionBytes bounds subscriptionBytes, so that the row is a value that storage takes, and leaves room for
+// cursors in a batch.
+func (e *Engine) maxSubscriptionBytes() int {
+	most := e.fragment()
+	if bytes := e.limits.MaxBatchBytes; bytes > 0 {
+		most = min(most, bytes/2)
+	}
+	return most
+}
+
+// cursorBytes bounds the row of the cursor of a subscription on a path of so many bytes in a batch.
+func cursorBytes(path int) int { return path + 2*rowBytes }
+
+// maxAcks is how many cursors of a subscription one commit can move together with its wake.
+func (e *Engine) maxAcks() int {
+	most := runnel.MaxSubscriptionStreams
+	if ops := e.limits.MaxBatchOps; ops > 0 {
+		most = min(most, ops-commitRowOps-subscriptionOps)
+	}
+	if bytes := e.limits.MaxBatchBytes; bytes > 0 {
+		most = min(most, (bytes-e.maxSubscriptionBytes()-commitRowBytes)/cursorBytes(longestPath))
+	}
+	return most
+}
+
+// wakeStreams is how many streams a wake lists, so that all of them can be acked at once.
+func (e *Engine) wakeStreams() int { return min(runnel.MaxWakeStreams, e.maxAcks()) }
 
 func (c *change) save() { c.t.setRow(subscriptionKey(c.s.id), c.row.Append(nil)) }
 
-// link returns a link as staged, nil if there is none.
-func (c *change) link(path string) (*record.Link, error) {
-	r := c.t.row(linkKey(c.s.instance, path))
+// cursor returns the cursor on a stream as staged, nil if there is none.
+func (c *change) cursor(path string) (*record.Cursor, error) {
+	r := c.t.row(subscriptionCursorKey(c.s.instance, path))
 	if r == nil {
 		return nil, errRetry
 	}
@@ -94,13 +139,13 @@ func (c *change) link(path string) (*record.Link, error) {
 	if r.value == nil {
 		return nil, nil
 	}
-	l, err := record.DecodeLink(r.value)
-	return &l, err
+	row, err := record.DecodeCursor(r.value)
+	return &row, err
 }
 
-func (c *change) setLink(l *record.Link) {
-	l.Updated = c.t.micros
-	c.t.setRow(linkKey(c.s.instance, l.Path), l.Append(nil))
+func (c *change) setCursor(row *record.Cursor) {
+	row.Updated = c.t.micros
+	c.t.setRow(subscriptionCursorKey(c.s.instance, row.Path), row.Append(nil))
 }
 
 // expire ends the wake if its lease is over.
@@ -170,30 +215,53 @@ func (e *Engine) place(ctx context.Context, addr runnel.Segment) (place, error) 
 
 // acked is how far a stream has been worked on. One that came after the subscription begins with what it
 // did not inherit; so does one that took the name of another.
-func (p place) acked(l *record.Link) runnel.Sequence {
-	if l == nil || l.Segment != p.id {
+func (p place) acked(row *record.Cursor) runnel.Sequence {
+	if row == nil || row.Segment != p.id {
 		return p.base
 	}
-	return l.Acked
+	return runnel.Sequence(row.Place)
 }
 
-// storedLink reads a link, nil if there is none. Under the gate what is stored is durable.
-func (s *subscriber) storedLink(ctx context.Context, path string) (*record.Link, error) {
-	value, err := s.of.e.driver.Get(ctx, controlOf(s.of.store), linkKey(s.instance, path))
-	if errors.Is(err, storage.ErrKeyNotFound) {
-		return nil, nil
+// standing is how far a subscription has come on a stream.
+type standing struct {
+	place
+	stored *record.Cursor // nil if there is none
+	// cursor is the stored one, or what it would be, brought to the stream that has the path.
+	cursor record.Cursor
+	// linked says that the stream is one of the subscription.
+	linked bool
+}
+
+// stand finds out how far it has come on a stream. Under the gate what is stored is durable.
+func (s *subscriber) stand(ctx context.Context, addr runnel.Segment) (st standing, err error) {
+	path := addr.Path()
+	value, err := s.of.e.driver.Get(ctx, controlOf(s.of.store), subscriptionCursorKey(s.instance, path))
+	switch {
+	case errors.Is(err, storage.ErrKeyNotFound):
+	case err != nil:
+		return st, storageError(err)
+	default:
+		row, err := record.DecodeCursor(value)
+		if err != nil {
+			return st, err
+		}
+		st.stored = &row
 	}
-	if err != nil {
-		return nil, storageError(err)
+	if st.place, err = s.of.e.place(ctx, addr); err != nil {
+		return st, err
 	}
-	l, err := record.DecodeLink(value)
-	return &l, err
+	st.cursor = record.Cursor{Path: path, Segment: st.id, Place: uint64(st.acked(st.stored)), Glob: linksGlob(&s.config, path)}
+	if st.stored != nil {
+		st.cursor.Explicit, st.cursor.Updated = st.stored.Explicit, st.stored.Updated
+	}
+	st.linked = st.cursor.Explicit || st.cursor.Glob && (st.id != 0 || st.stored != nil)
+	return st, nil
 }
 
 // outlook is what a subscription has to do.
 type outlook struct {
 	pending []runnel.SubscriptionLink // of marked streams that have work, at most MaxWakeStreams
-	unknown []record.Link             // links that have yet to be stored
+	unknown []record.Cursor           // cursors that have yet to be stored
 	idle    []idleMark
 }
 
@@ -221,29 +289,24 @@ func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runn
 		if len(o.pending) >= enough {
 			break
 		}
-		path := m.addr.Path()
-		p, err := s.of.e.place(ctx, m.addr)
+		at, err := s.stand(ctx, m.addr)
 		if err != nil {
 			return o, err
 		}
-		l, err := s.storedLink(ctx, path)
-		if err != nil {
-			return o, err
-		}
-		explicit := l != nil && l.Explicit
 		switch {
-		case p.id != m.id || !explicit && !linksGlob(&s.config, path):
-			o.idle = append(o.idle, idleMark{m, p.tail})
+		case at.id != m.id || !at.linked:
+			o.idle = append(o.idle, idleMark{m, at.tail})
 			continue
-		case l == nil || l.Segment != p.id:
-			o.unknown = append(o.unknown, record.Link{Path: path, Segment: p.id, Acked: p.base, Explicit: explicit, Glob: linksGlob(&s.config, path)})
+		case at.stored == nil || at.stored.Segment != at.id:
+			o.unknown = append(o.unknown, at.cursor)
 		}
-		acked := max(p.acked(l), moved[path])
-		if p.tail <= acked {
+		path := at.cursor.Path
+		acked := max(runnel.Sequence(at.cursor.Place), moved[path])
+		if at.tail <= acked {
 			o.idle = append(o.idle, idleMark{m, acked})
 			continue
 		}
-		o.pending = append(o.pending, runnel.SubscriptionLink{Path: path, Explicit: explicit, Acked: acked, Tail: p.tail})
+		o.pending = append(o.pending, runnel.SubscriptionLink{Path: path, Explicit: at.cursor.Explicit, Acked: acked, Tail: at.tail})
 	}
 	return o, nil
 }
@@ -402,7 +465,7 @@ func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscripti
 	for i := range o.unknown {
 		paths[i] = o.unknown[i].Path
 	}
-	const page = 8 // so that the smallest batch takes it
+	page := s.of.e.maxAcks()
 	for len(paths) > page {
 		if err := s.know(ctx, o.unknown[:page]); err != nil {
 			return row, err
@@ -430,23 +493,23 @@ func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscripti
 	return row, err
 }
 
-// know stores links that are found to be there.
-func (s *subscriber) know(ctx context.Context, links []record.Link) error {
-	paths := make([]string, len(links))
-	for i := range links {
-		paths[i] = links[i].Path
+// know stores cursors on streams that are found to be there.
+func (s *subscriber) know(ctx context.Context, cursors []record.Cursor) error {
+	paths := make([]string, len(cursors))
+	for i := range cursors {
+		paths[i] = cursors[i].Path
 	}
-	return s.change(ctx, paths, func(c *change) error { return c.know(links) })
+	return s.change(ctx, paths, func(c *change) error { return c.know(cursors) })
 }
 
-func (c *change) know(links []record.Link) error {
-	for i := range links {
-		l, err := c.link(links[i].Path)
+func (c *change) know(cursors []record.Cursor) error {
+	for i := range cursors {
+		have, err := c.cursor(cursors[i].Path)
 		if err != nil {
 			return err
 		}
-		if l == nil || l.Segment != links[i].Segment {
-			c.setLink(&links[i])
+		if have == nil || have.Segment != cursors[i].Segment {
+			c.setCursor(&cursors[i])
 		}
 	}
 	return nil
@@ -456,10 +519,10 @@ func (c *change) know(links []record.Link) error {
 // the gate.
 func (s *subscriber) tell(ctx context.Context, row record.Subscription, o outlook) error {
 	switch {
-	case row.WakeID == "":
-		return nil
 	case row.Config.Type == runnel.Webhook:
 		s.tellWebhook(&row)
+		return nil
+	case row.WakeID == "":
 		return nil
 	case row.Holder != "":
 		s.kickAt(row.Deadline)
@@ -550,7 +613,7 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 		return runnel.Wake{}, err
 	}
 	defer s.gate.leave()
-	o, err := s.look(ctx, runnel.MaxWakeStreams, nil)
+	o, err := s.look(ctx, e.wakeStreams(), nil)
 	if err != nil {
 		return runnel.Wake{}, err
 	}
@@ -584,7 +647,8 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 		Streams:  o.pending,
 		LeaseTTL: row.Config.LeaseTTL,
 	}
-	if len(w.Streams) >= runnel.MaxWakeStreams {
+	most := s.of.e.wakeStreams()
+	if len(w.Streams) >= most {
 		return w, nil
 	}
 	listed := make(map[string]bool, len(w.Streams))
@@ -598,7 +662,7 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 		if !listed[l.Path] {
 			w.Streams = append(w.Streams, l)
 		}
-		if len(w.Streams) >= runnel.MaxWakeStreams {
+		if len(w.Streams) >= most {
 			break
 		}
 	}
@@ -621,8 +685,8 @@ func (e *Engine) ReleaseWake(ctx context.Context, ref runnel.WakeRef) error {
 }
 
 func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done, clip bool) (more bool, err error) {
-	if len(acks) > runnel.MaxSubscriptionStreams {
-		return false, &runnel.InvalidError{What: "acks", Rule: fmt.Sprintf("are %d, the limit is %d", len(acks), runnel.MaxSubscriptionStreams)}
+	if most := e.maxAcks(); len(acks) > most {
+		return false, &runnel.InvalidError{What: "acks", Rule: fmt.Sprintf("are %d, the limit is %d", len(acks), most)}
 	}
 	s, err := e.subscriber(ctx, ref.Store, ref.Subscription)
 	if err != nil {
@@ -646,7 +710,7 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 	moved := make(map[string]runnel.Sequence, len(moves))
 	paths := make([]string, len(moves))
 	for i := range moves {
-		moved[moves[i].Path], paths[i] = moves[i].Acked, moves[i].Path
+		moved[moves[i].Path], paths[i] = runnel.Sequence(moves[i].Place), moves[i].Path
 	}
 	var o outlook
 	if done {
@@ -665,7 +729,7 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 			}
 		}
 		for i := range moves {
-			c.setLink(&moves[i])
+			c.setCursor(&moves[i])
 		}
 		c.row.Deadline = c.t.micros + s.ttl()
 		if c.row.Config.Type == runnel.Webhook {
@@ -693,63 +757,66 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 	return row.WakeID != "" && done, nil
 }
 
-// move checks against the link as staged what was checked against the one that was stored: by way of another
+// move checks against the cursor as staged what was checked against the one that was stored: by way of another
 // process the same wake may have been worked on since.
-func (c *change) move(to *record.Link) error {
-	have, err := c.link(to.Path)
-	if err != nil || have == nil || have.Segment != to.Segment || have.Acked <= to.Acked {
+func (c *change) move(to *record.Cursor) error {
+	have, err := c.cursor(to.Path)
+	if err != nil || have == nil || have.Segment != to.Segment {
 		return err
 	}
-	return &runnel.AckError{Path: to.Path, Rule: fmt.Sprintf("goes back from %d to %d", have.Acked, to.Acked)}
+	return c.s.advance(to.Path, have.Place, to.Place, to.Place)
 }
 
-// moves checks acks, and returns the links as they leave them. An ack of a place again is no mistake. Clip
+// advance returns why an ack may not move a cursor.
+func (s *subscriber) advance(path string, at, to, end uint64) error {
+	name := runnel.CursorName{Segment: path, Name: runnel.SubscriptionCursor(s.id)}
+	switch err := advance(name, at, &runnel.CursorMove{Place: to}, end); {
+	case errors.Is(err, runnel.ErrCursorMoved):
+		return &runnel.AckError{Path: path, Rule: fmt.Sprintf("goes back from %d to %d", at, to)}
+	case err != nil:
+		return &runnel.AckError{Path: path, Rule: fmt.Sprintf("is at %d, beyond the tail, %d", to, end)}
+	}
+	return nil
+}
+
+// moves checks acks, and returns the cursors as they leave them. An ack of a place again is no mistake. Clip
 // leaves out what has no meaning any more instead of refusing it.
-func (s *subscriber) moves(ctx context.Context, acks []runnel.WakeAck, clip bool) ([]record.Link, error) {
-	var links []record.Link
+func (s *subscriber) moves(ctx context.Context, acks []runnel.WakeAck, clip bool) ([]record.Cursor, error) {
+	var cursors []record.Cursor
 	at := make(map[string]int, len(acks))
 	for _, ack := range acks {
 		addr, err := runnel.ParsePath(s.of.store, ack.Path)
 		if err != nil {
 			return nil, &runnel.AckError{Path: ack.Path, Rule: "names no stream"}
 		}
-		l, err := s.storedLink(ctx, ack.Path)
+		st, err := s.stand(ctx, addr)
 		if err != nil {
 			return nil, err
 		}
-		glob := linksGlob(&s.config, ack.Path)
-		p, err := s.of.e.place(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		known := l != nil && (l.Explicit || glob) || l == nil && glob && p.id != 0
-		next := record.Link{Path: ack.Path, Segment: p.id, Acked: p.acked(l), Explicit: l != nil && l.Explicit, Glob: glob}
+		next := st.cursor
 		i, twice := at[ack.Path]
 		if twice {
-			next = links[i]
+			next = cursors[i]
 		}
-		rule := ""
-		switch {
-		case !known:
-			rule = "is of no stream of the subscription"
-		case ack.Acked < next.Acked:
-			rule = fmt.Sprintf("goes back from %d to %d", next.Acked, ack.Acked)
-		case ack.Acked > p.tail:
-			rule = fmt.Sprintf("is at %d, beyond the tail, %d", ack.Acked, p.tail)
+		var refused error
+		if st.linked {
+			refused = s.advance(ack.Path, next.Place, uint64(ack.Acked), uint64(st.tail))
+		} else {
+			refused = &runnel.AckError{Path: ack.Path, Rule: "is of no stream of the subscription"}
 		}
-		if rule != "" && clip {
+		if refused != nil && clip {
 			continue
 		}
-		if rule != "" {
-			return nil, &runnel.AckError{Path: ack.Path, Rule: rule}
+		if refused != nil {
+			return nil, refused
 		}
-		next.Acked = ack.Acked
+		next.Place = uint64(ack.Acked)
 		if twice {
-			links[i] = next
+			cursors[i] = next
 		} else {
-			at[ack.Path] = len(links)
-			links = append(links, next)
+			at[ack.Path] = len(cursors)
+			cursors = append(cursors, next)
 		}
 	}
-	return links, nil
+	return cursors, nil
 }

@@ -36,7 +36,6 @@ func goldens() []golden {
 	uniform, uniformLast := encode(payloads("aa", "bb"), record.Place{First: 1, Position: 2, Transaction: 2, Micros: 3})
 	return []golden{
 		row("subscription.v1", someSubscription, encodeSubscription, record.DecodeSubscription),
-		row("link.v1", someLink, encodeLink, record.DecodeLink),
 		{"run.v1", run, func(t *testing.T, value []byte) {
 			wantRun(t, decode(t, last, value), goldenRecords, somePlace)
 		}},
@@ -56,6 +55,7 @@ func goldens() []golden {
 		row("reference.v1", someReference, encodeReference, record.DecodeReference),
 		row("release.v1", someRelease, encodeRelease, record.DecodeRelease),
 		row("cursor.v1", someCursor, encodeCursor, record.DecodeCursor),
+		row("cursor-of-subscription.v1", subscribedCursor, encodeCursor, record.DecodeCursor),
 		row("lease.v1", someLease, encodeLease, record.DecodeLease),
 		row("descriptor-items.v1", itemDescriptor, encodeDescriptor, decodeDescriptor),
 		row("item.v1", someItem, encodeItem, record.DecodeItem),

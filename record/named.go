@@ -8,20 +8,32 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
-// Cursor is the stored place of a reader. It is kept under the id of the segment that is read, 0 for
-// the timeline of the space, and the cursor's name, in the form of a [Descriptor].
+// Cursor is the stored place of a reader, in the form of a [Descriptor]. One that a reader moves itself is kept
+// under the id of the segment that is read, 0 for the timeline of the space, and the cursor's name; one of a
+// subscription, elsewhere, under the subscription's instance and a digest of the stream's path.
 type Cursor struct {
 	// Place is a sequence or a position.
 	Place uint64
 	// Updated is in microseconds since 1970.
 	Updated int64
+
+	// Path is that of the stream of a subscription, and Segment the id of what Place is a place in, 0 if there
+	// was no stream. Of a reader's own cursor the key says both.
+	Path    string
+	Segment uint64
+	// Explicit says that the subscription names the stream, and Glob that its pattern matches it.
+	Explicit, Glob bool
 }
 
 // Append appends the encoded row to dst.
 func (c *Cursor) Append(dst []byte) []byte {
 	dst = append(dst, rowVersion)
 	dst = appendUint(dst, 1, c.Place)
-	return appendUint(dst, 2, uint64(c.Updated))
+	dst = appendUint(dst, 2, uint64(c.Updated))
+	dst = appendText(dst, 3, c.Path)
+	dst = appendUint(dst, 4, c.Segment)
+	dst = appendFlag(dst, 5, c.Explicit)
+	return appendFlag(dst, 6, c.Glob)
 }
 
 // DecodeCursor reads the row. The error matches ErrCorrupt.
@@ -33,6 +45,14 @@ func DecodeCursor(value []byte) (Cursor, error) {
 			c.Place = f.uint
 		case 2:
 			c.Updated = int64(f.uint)
+		case 3:
+			c.Path = string(f.bytes)
+		case 4:
+			c.Segment = f.uint
+		case 5:
+			c.Explicit = f.uint != 0
+		case 6:
+			c.Glob = f.uint != 0
 		}
 	})
 	return c, err

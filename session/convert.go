@@ -409,11 +409,11 @@ func getCursorName(m *pb.CursorName) runnel.CursorName {
 }
 
 func putCursor(c *runnel.Cursor) *pb.Cursor {
-	return &pb.Cursor{Name: putCursorName(c.CursorName), Place: c.Place, Updated: putTime(c.Updated), End: c.End}
+	return &pb.Cursor{Name: putCursorName(c.CursorName), Place: c.Place, Updated: putTime(c.Updated), End: c.End, LagBytes: c.LagBytes}
 }
 
 func getCursor(m *pb.Cursor) runnel.Cursor {
-	return runnel.Cursor{CursorName: getCursorName(m.GetName()), Place: m.GetPlace(), Updated: getTime(m.GetUpdated()), End: m.GetEnd()}
+	return runnel.Cursor{CursorName: getCursorName(m.GetName()), Place: m.GetPlace(), Updated: getTime(m.GetUpdated()), End: m.GetEnd(), LagBytes: m.GetLagBytes()}
 }
 
 func putLease(l *runnel.Lease) *pb.Lease {

@@ -29,6 +29,7 @@ const (
 	CodeTrimmed            Code = "trimmed"                     // 410: retention has dropped what the offset asks for
 	CodePrecondition       Code = "precondition_failed"         // 412: If-Match or If-None-Match does not hold
 	CodeSubscriptionExists Code = "SUBSCRIPTION_ALREADY_EXISTS" // 409: with another configuration
+	CodeSubscriptionLimit  Code = "SUBSCRIPTION_LIMIT"          // 409: the store has as many as it may have
 	CodeNoSubscription     Code = "SUBSCRIPTION_NOT_FOUND"      // 404: there is no such subscription, or no such control path
 	CodeBadSubscription    Code = "INVALID_REQUEST"             // 400: a request about a subscription breaks a rule
 	CodeWebhookURL         Code = "WEBHOOK_URL_REJECTED"        // 400: webhooks are not sent there
@@ -74,6 +75,7 @@ var sentinels = map[Code]error{
 	CodeTrimmed:            runnel.ErrTrimmed,
 	CodePrecondition:       runnel.ErrTailMoved,
 	CodeSubscriptionExists: runnel.ErrExists,
+	CodeSubscriptionLimit:  runnel.ErrSubscriptionLimit,
 	CodeNoSubscription:     runnel.ErrNotFound,
 	CodeBadSubscription:    runnel.ErrInvalid,
 	CodeWebhookURL:         runnel.ErrInvalid,

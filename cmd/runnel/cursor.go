@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -14,14 +15,16 @@ import (
 
 type cursorCmd struct {
 	Ls  cursorLsCmd  `cmd:"" help:"List the cursors of a segment or a space, and how far behind they are."`
-	Get cursorGetCmd `cmd:"" help:"Print the place of a cursor."`
+	Get cursorGetCmd `cmd:"" aliases:"show" help:"Print the place of a cursor."`
 	Set cursorSetCmd `cmd:"" help:"Move a cursor, or make it."`
 	Rm  cursorRmCmd  `cmd:"" help:"Delete cursors."`
 }
 
 func (*cursorCmd) Help() string {
 	return `A cursor is the stored place of a named reader: how far it has come in a segment, as a sequence, or in a
-space, as a position. A slash is the root space.`
+space, as a position. A slash is the root space. The cursor of a subscription is among those of its segments,
+as __ds/ and the subscription's id. Setting it, back with --rewind, ends the wake in flight, and is refused
+while somebody works on it.`
 }
 
 // cursorOf is what the cursors of a command belong to.
@@ -36,11 +39,16 @@ type cursorLine struct {
 	Place   uint64    `json:"place"`
 	End     uint64    `json:"end"`
 	Lag     uint64    `json:"lag"`
+	Bytes   *int64    `json:"lag_bytes,omitempty"`
 	Updated time.Time `json:"updated"`
 }
 
 func cursorLineOf(c runnel.Cursor) cursorLine {
-	return cursorLine{Cursor: c.Name, Place: c.Place, End: c.End, Lag: c.Lag(), Updated: c.Updated}
+	line := cursorLine{Cursor: c.Name, Place: c.Place, End: c.End, Lag: c.Lag(), Updated: c.Updated}
+	if c.LagBytes >= 0 {
+		line.Bytes = &c.LagBytes
+	}
+	return line
 }
 
 // with connects, and calls do with what the cursors belong to.
@@ -84,13 +92,29 @@ func (c *cursorLsCmd) Run(ctx context.Context, std stdio) error {
 				continue
 			}
 			if n == 0 {
-				_, _ = fmt.Fprintln(table, "CURSOR\tPLACE\tEND\tLAG\tUPDATED") // the table keeps an error until it is flushed
+				_, _ = fmt.Fprintln(table, "CURSOR\tPLACE\tEND\tLAG\tBYTES\tUPDATED") // the table keeps an error until it is flushed
 			}
 			n++
-			_, _ = fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", cursor.Name, cursor.Place, cursor.End, cursor.Lag(), cursor.Updated.Format(time.RFC3339))
+			_, _ = fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\t%s\n", cursor.Name, cursor.Place, cursor.End, cursor.Lag(), bytesOf(cursor.LagBytes), movedAt(cursor.Updated))
 		}
 		return table.Flush()
 	})
+}
+
+// bytesOf shows how many bytes a cursor is behind, where that is known.
+func bytesOf(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// movedAt shows when a cursor was moved, if it ever was.
+func movedAt(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format(time.RFC3339)
 }
 
 type cursorGetCmd struct {

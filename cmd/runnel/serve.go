@@ -63,6 +63,7 @@ type serveCmd struct {
 	MaxSessionsEach int           `help:"Serve this many of them to one subject, and answer more with 429; 0 is any number." default:"1000" env:"RUNNEL_MAX_SESSIONS_EACH" placeholder:"N"`
 	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
 	Items           itemsFlags    `embed:"" prefix:"items-"`
+	MaxSubs         int           `name:"max-subscriptions" help:"Refuse to make more subscriptions than this in a store." default:"100000" env:"RUNNEL_MAX_SUBSCRIPTIONS" placeholder:"N"`
 	TLSCert         string        `name:"tls-cert" help:"Serve TLS with this certificate chain in PEM." env:"RUNNEL_TLS_CERT" placeholder:"FILE"`
 	TLSKey          string        `name:"tls-key" help:"The private key of the certificate in PEM." env:"RUNNEL_TLS_KEY" placeholder:"FILE"`
 	access
@@ -151,6 +152,9 @@ func (c *serveCmd) Validate() error {
 			errs = append(errs, fmt.Errorf("%s must not be negative, got %d", limit.key, limit.value))
 		}
 	}
+	if c.MaxSubs < 1 {
+		errs = append(errs, fmt.Errorf("max-subscriptions must be at least 1, got %d", c.MaxSubs))
+	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("tls-cert and tls-key must be given together"))
 	}
@@ -202,7 +206,9 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err != nil {
 		return err
 	}
-	eng, err := engine.Open(driver, engine.Config{TailCacheBytes: int64(c.TailCache), ItemHistory: history, Logger: log})
+	eng, err := engine.Open(driver, engine.Config{
+		TailCacheBytes: int64(c.TailCache), ItemHistory: history, MaxSubscriptions: c.MaxSubs, Logger: log,
+	})
 	if err != nil {
 		return err
 	}

@@ -3194,6 +3194,7 @@ type Cursor struct {
 	Place         uint64                 `protobuf:"varint,2,opt,name=place" json:"place,omitempty"`
 	Updated       *Time                  `protobuf:"bytes,3,opt,name=updated" json:"updated,omitempty"`
 	End           uint64                 `protobuf:"varint,4,opt,name=end" json:"end,omitempty"`
+	LagBytes      int64                  `protobuf:"varint,5,opt,name=lag_bytes,json=lagBytes" json:"lag_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3252,6 +3253,13 @@ func (x *Cursor) GetUpdated() *Time {
 func (x *Cursor) GetEnd() uint64 {
 	if x != nil {
 		return x.End
+	}
+	return 0
+}
+
+func (x *Cursor) GetLagBytes() int64 {
+	if x != nil {
+		return x.LagBytes
 	}
 	return 0
 }
@@ -6861,12 +6869,13 @@ const file_session_proto_rawDesc = "" +
 	"\x04info\x18\x01 \x01(\v2\x17.runnel.session.v1.InfoR\x04info\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12\x12\n" +
-	"\x04mark\x18\x04 \x01(\bR\x04mark\"\x96\x01\n" +
+	"\x04mark\x18\x04 \x01(\bR\x04mark\"\xb3\x01\n" +
 	"\x06Cursor\x121\n" +
 	"\x04name\x18\x01 \x01(\v2\x1d.runnel.session.v1.CursorNameR\x04name\x12\x14\n" +
 	"\x05place\x18\x02 \x01(\x04R\x05place\x121\n" +
 	"\aupdated\x18\x03 \x01(\v2\x17.runnel.session.v1.TimeR\aupdated\x12\x10\n" +
-	"\x03end\x18\x04 \x01(\x04R\x03end\"\xff\x02\n" +
+	"\x03end\x18\x04 \x01(\x04R\x03end\x12\x1b\n" +
+	"\tlag_bytes\x18\x05 \x01(\x03R\blagBytes\"\xff\x02\n" +
 	"\x05Lease\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.runnel.session.v1.SpaceR\x05space\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
