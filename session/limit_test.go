@@ -23,8 +23,14 @@ type refusal struct {
 	detail wire.Detail
 }
 
+// connection is one that asks for nothing.
+type connection struct {
+	*websocket.Conn
+	ended chan error // has room for what it ends with
+}
+
 // open opens a connection in the name of a caller, or returns what that is refused with.
-func open(t *testing.T, url, caller string) (*websocket.Conn, *refusal) {
+func open(t *testing.T, url, caller string) (*connection, *refusal) {
 	t.Helper()
 	ws, resp, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{ //nolint:bodyclose // Dial has read it
 		Subprotocols: []string{session.Subprotocol}, HTTPHeader: http.Header{"Caller": {caller}},
@@ -34,8 +40,16 @@ func open(t *testing.T, url, caller string) (*websocket.Conn, *refusal) {
 		must(t, json.NewDecoder(resp.Body).Decode(&body))
 		return nil, &refusal{resp.StatusCode, resp.Header, body.Error}
 	}
+	c := &connection{Conn: ws, ended: make(chan error, 1)}
 	t.Cleanup(func() { _ = ws.CloseNow() })
-	return ws, nil
+	go func() {
+		var err error
+		for err == nil { // and the end is answered
+			_, _, err = ws.Read(context.Background())
+		}
+		c.ended <- err
+	}()
+	return c, nil
 }
 
 type callerKey struct{}
@@ -109,7 +123,7 @@ func TestAConnectionIsClosedWithTheReasonWhenItsCallerMayNotBeServedAnyMore(t *t
 	}()
 	eventually(t, "a write is under way", func() bool { return w.log.appends.Load() > before })
 	revoke(&runnel.UnauthorizedError{Reason: "has been revoked"})
-	_, _, err = idle.Read(t.Context())
+	err = <-idle.ended
 	var closed websocket.CloseError
 	if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || closed.Reason != "runnel: unauthorized: the token has been revoked" {
 		t.Errorf("the connection ended with %v", err)
