@@ -46,7 +46,7 @@ type Log interface {
 	// List yields segments of a store.
 	List(ctx context.Context, store Store, o ListOptions) iter.Seq2[Info, error]
 	// WatchSegments yields what segments there are and each one that changes.
-	WatchSegments(ctx context.Context, store Store, prefix string) iter.Seq2[Status, error]
+	WatchSegments(ctx context.Context, store Store, w SegmentWatch) iter.Seq2[Status, error]
 
 	// Item returns an item.
 	Item(ctx context.Context, segment Segment, key ItemKey) (Item, error)

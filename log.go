@@ -200,6 +200,9 @@ type View struct {
 type ListOptions struct {
 	// Prefix restricts the listing to paths that begin with it. Empty: all.
 	Prefix string
+	// Direct leaves out what has another slash behind the prefix: with "orders/" the segments of the spaces
+	// below the space orders, and with no prefix those of all spaces but the root space.
+	Direct bool
 	// After continues behind this path, which need not exist any more. Empty: from the start.
 	After string
 	// Limit is the most segments to yield. 0: no limit.

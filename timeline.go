@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -55,6 +56,26 @@ func (e *BeyondHeadError) Error() string {
 }
 
 func (e *BeyondHeadError) Is(target error) bool { return target == ErrBeyondTail }
+
+// SegmentWatch says which segments of a store are watched. The zero SegmentWatch is for all of them.
+type SegmentWatch struct {
+	// Prefix is what their paths begin with. Empty: all.
+	Prefix string
+	// Direct leaves out what has another slash behind the prefix, as in ListOptions: what begins with the path
+	// of a space and a slash, and with Direct, are the segments of that space.
+	Direct bool
+	// Exact is for the one segment whose path is the Prefix.
+	Exact bool
+}
+
+// Match tells whether the segment of a path is watched.
+func (w SegmentWatch) Match(path string) bool {
+	if w.Exact {
+		return path == w.Prefix
+	}
+	rest, ok := strings.CutPrefix(path, w.Prefix)
+	return ok && !(w.Direct && strings.Contains(rest, "/"))
+}
 
 // Status is what one who watches segments is told.
 type Status struct {

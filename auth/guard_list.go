@@ -90,6 +90,7 @@ func (g *Guard) List(ctx context.Context, store runnel.Store, o runnel.ListOptio
 			within, ok := narrow(o.Prefix, top)
 			switch {
 			case !ok:
+			case o.Direct && !(runnel.SegmentWatch{Prefix: o.Prefix, Direct: true}).Match(within):
 			case within == top && top != "":
 				parts = append(parts, g.listBelow(ctx, store, o, top))
 			default:
@@ -111,6 +112,9 @@ func (g *Guard) listBelow(ctx context.Context, store runnel.Store, o runnel.List
 			if (err != nil || info.Segment.Path() == top) && (!yield(info, err) || err != nil) {
 				return
 			}
+		}
+		if o.Direct {
+			return
 		}
 		for info, err := range g.log.List(ctx, store, runnel.ListOptions{Prefix: top + "/", After: o.After, Limit: o.Limit}) {
 			if !yield(info, err) || err != nil {
@@ -187,12 +191,12 @@ func merged[T any](order func(a, b T) int, parts []iter.Seq2[T, error]) iter.Seq
 }
 
 // WatchSegments tells of the segments that may be read.
-func (g *Guard) WatchSegments(ctx context.Context, store runnel.Store, prefix string) iter.Seq2[runnel.Status, error] {
+func (g *Guard) WatchSegments(ctx context.Context, store runnel.Store, w runnel.SegmentWatch) iter.Seq2[runnel.Status, error] {
 	return following(ctx, known(ctx, nil), func(ctx context.Context) iter.Seq2[runnel.Status, error] {
 		var tops []string
 		common := ""
 		for _, top := range PrincipalOf(ctx).reads(store) {
-			within, ok := narrow(prefix, top)
+			within, ok := narrow(w.Prefix, top)
 			switch {
 			case !ok:
 				continue
@@ -203,12 +207,14 @@ func (g *Guard) WatchSegments(ctx context.Context, store runnel.Store, prefix st
 			}
 			tops = append(tops, top)
 		}
-		if len(tops) == 0 { // nothing that could ever be told, which is no news of what there is
-			common = prefix
+		if len(tops) == 0 || w.Exact {
+			common = w.Prefix // and where nothing may be read, nothing is told of it
 		}
+		within := w
+		within.Prefix = common
 		return func(yield func(runnel.Status, error) bool) {
-			for s, err := range g.log.WatchSegments(ctx, store, common) {
-				if err == nil && !s.Mark && !covered(s.Info.Segment.Path(), tops) {
+			for s, err := range g.log.WatchSegments(ctx, store, within) {
+				if path := s.Info.Segment.Path(); err == nil && !s.Mark && !(w.Match(path) && covered(path, tops)) {
 					continue
 				}
 				if !yield(s, err) || err != nil {

@@ -42,6 +42,7 @@ func TestListingsShowWhatMayBeReadInOrderAndOnce(t *testing.T) {
 		ctx := auth.WithPrincipal(t.Context(), p)
 		for _, o := range []runnel.ListOptions{
 			{}, {Prefix: "a"}, {Prefix: "a/"}, {Prefix: "b/c"}, {Prefix: "b/c/"}, {Limit: 2}, {Limit: 1, After: "a"}, {After: "a/1"}, {After: "b/5", Limit: 3}, {Prefix: "zz"}, {Prefix: "a/1"},
+			{Direct: true}, {Prefix: "a", Direct: true}, {Prefix: "a/", Direct: true}, {Prefix: "b/c/", Direct: true}, {Prefix: "b/", Direct: true, Limit: 1}, {Prefix: "a/", Direct: true, After: "a/1"},
 		} {
 			without := o
 			without.Limit = 0
@@ -69,17 +70,21 @@ func TestListingsShowWhatMayBeReadInOrderAndOnce(t *testing.T) {
 					t.Errorf("%v spaces %q after %q: %q, want %q", scopes, prefix, after, got, want)
 				}
 			}
-			got := statuses(t, g, ctx, prefix)
+		}
+		for _, w := range []runnel.SegmentWatch{
+			{}, {Prefix: "a"}, {Prefix: "b/"}, {Prefix: "b/c"}, {Direct: true}, {Prefix: "a/", Direct: true}, {Prefix: "b/c/", Direct: true}, {Prefix: "a", Exact: true}, {Prefix: "a/1", Exact: true}, {Prefix: "b/c", Exact: true},
+		} {
+			got := statuses(t, g, ctx, w)
 			var want []string
 			for _, path := range all {
-				if strings.HasPrefix(path, prefix) && p.Check(auth.Request{Needs: auth.Read, Path: path}) == nil {
+				if w.Match(path) && p.Check(auth.Request{Needs: auth.Read, Path: path}) == nil {
 					want = append(want, path)
 				}
 			}
 			slices.Sort(got)
 			slices.Sort(want)
 			if !slices.Equal(got, want) {
-				t.Errorf("%v watch %q: %v, want %v", scopes, prefix, got, want)
+				t.Errorf("%v watch %+v: %v, want %v", scopes, w, got, want)
 			}
 		}
 	}
@@ -94,9 +99,9 @@ func TestListingsShowWhatMayBeReadInOrderAndOnce(t *testing.T) {
 }
 
 // statuses are the segments of which the first snapshot tells.
-func statuses(t *testing.T, g *auth.Guard, ctx context.Context, prefix string) (paths []string) { //nolint:revive // whose context it is comes with the guard
+func statuses(t *testing.T, g *auth.Guard, ctx context.Context, w runnel.SegmentWatch) (paths []string) { //nolint:revive // whose context it is comes with the guard
 	t.Helper()
-	for s, err := range g.WatchSegments(ctx, runnel.Store{}, prefix) {
+	for s, err := range g.WatchSegments(ctx, runnel.Store{}, w) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,8 +174,10 @@ var follows = map[string]func(ctx context.Context, g *auth.Guard) error{
 	"Query": func(ctx context.Context, g *auth.Guard) error {
 		return last(g.Query(ctx, runnel.Query{Sources: []runnel.Source{{Space: chats}}, Follow: true}))
 	},
-	"WatchSegments": func(ctx context.Context, g *auth.Guard) error { return last(g.WatchSegments(ctx, runnel.Store{}, "")) },
-	"WatchLeases":   func(ctx context.Context, g *auth.Guard) error { return last(g.WatchLeases(ctx, chats, "")) },
+	"WatchSegments": func(ctx context.Context, g *auth.Guard) error {
+		return last(g.WatchSegments(ctx, runnel.Store{}, runnel.SegmentWatch{}))
+	},
+	"WatchLeases": func(ctx context.Context, g *auth.Guard) error { return last(g.WatchLeases(ctx, chats, "")) },
 	"AcquireLease": func(ctx context.Context, g *auth.Guard) error {
 		_, err := g.AcquireLease(ctx, chats, runnel.LeaseRequest{Key: "held", Holder: "h", TTL: time.Second, Wait: true})
 		return err

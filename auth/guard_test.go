@@ -279,7 +279,7 @@ var operations = []operation{
 		return first(g.List(ctx, runnel.Store{}, runnel.ListOptions{}))
 	}},
 	{name: "WatchSegments", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
-		return first(g.WatchSegments(ctx, runnel.Store{}, ""))
+		return first(g.WatchSegments(ctx, runnel.Store{}, runnel.SegmentWatch{}))
 	}},
 	{name: "ItemEvents", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		ctx, cancel := context.WithCancel(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/client"
+	"github.com/runnelhq/runnel/storage/faulty"
 )
 
 func TestAReaderGoesOnBehindWhatItHasCommitted(t *testing.T) {
@@ -284,5 +285,84 @@ func TestAWatcherOfOneSegmentHearsOfNoOther(t *testing.T) {
 		s, err, _ = next()
 		must(t, err)
 		want(t, s.Info.Segment.Path(), "orders/1")
+	})
+}
+
+func TestASpaceIsListedAndWatchedWithoutThoseBelowIt(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		root := runnel.Space{}
+		for _, path := range []string{"a", "b", "a/x", "a/y", "a/x/z", "ab/q"} {
+			segment, err := runnel.ParsePath(runnel.Store{}, path)
+			must(t, err)
+			_, err = w.Publish(t.Context(), segment, records("1")...)
+			must(t, err)
+		}
+		for i := range 200 { // which nobody asks for
+			_, err := w.Publish(t.Context(), runnel.Space{Name: fmt.Sprintf("other/%d", i)}.Segment("s"), records("1")...)
+			must(t, err)
+		}
+		listed := func(space runnel.Space, prefix, after string) (paths []string) {
+			for info, err := range w.Segments(t.Context(), space, prefix, after) {
+				must(t, err)
+				paths = append(paths, info.Segment.Path())
+			}
+			return paths
+		}
+		want(t, listed(root, "", ""), []string{"a", "b"})
+		want(t, listed(root, "", "a"), []string{"b"})
+		want(t, listed(root, "b", ""), []string{"b"})
+		want(t, listed(runnel.Space{Name: "a"}, "", ""), []string{"a/x", "a/y"})
+		want(t, listed(runnel.Space{Name: "a"}, "x", ""), []string{"a/x"})
+		want(t, listed(runnel.Space{Name: "a"}, "", "x"), []string{"a/y"})
+		want(t, listed(runnel.Space{Name: "none"}, "", ""), []string{})
+
+		before := w.drivers[0].Calls(faulty.Scan)
+		next, stop := iter.Pull2(w.WatchSpace(t.Context(), root))
+		defer stop()
+		for _, path := range []string{"a", "b", ""} {
+			s, err, _ := next()
+			must(t, err)
+			want(t, []any{s.Info.Segment.Path(), s.Mark}, []any{path, path == ""})
+		}
+		if scans := w.drivers[0].Calls(faulty.Scan) - before; scans > 100 {
+			t.Errorf("a watch of one space has read all of them: %d scans", scans)
+		}
+		for _, segment := range []runnel.Segment{{Space: "a", Name: "x"}, {Space: "other/7", Name: "s"}, {Name: "b"}} {
+			_, err := w.another().Publish(t.Context(), segment, records("2")...)
+			must(t, err)
+		}
+		s, err, _ := next()
+		must(t, err)
+		want(t, []any{s.Info.Segment.Path(), s.Info.Tail}, []any{"b", 2})
+	})
+}
+
+func TestWhatIsWatchedIsToldWhenItComesAndGoesAndComesAgain(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		next, stop := iter.Pull2(w.WatchSegment(ctx, order1))
+		defer stop()
+		saw := func() runnel.Status {
+			t.Helper()
+			s, err, _ := next()
+			must(t, err)
+			return s
+		}
+		want(t, saw().Mark, true) // it is not there yet
+		var ids []uint64
+		for range 3 {
+			made, err := w.Create(ctx, order1, runnel.CreateOptions{})
+			must(t, err)
+			s := saw()
+			want(t, []any{s.Info.Segment, s.Info.ID, s.Gone}, []any{order1, made.ID, false})
+			ids = append(ids, s.Info.ID)
+			must(t, w.Delete(ctx, order1))
+			s = saw()
+			want(t, []any{s.Info.Segment, s.Gone}, []any{order1, true})
+		}
+		want(t, ids[0] != ids[1] && ids[1] != ids[2], true)
+		_, _, err := first(w.WatchSegment(ctx, orders.Segment("a/b")))
+		want(t, errors.Is(err, runnel.ErrInvalid), true)
 	})
 }

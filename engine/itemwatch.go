@@ -226,13 +226,13 @@ func (e *Engine) watchGroups(ctx context.Context, w *runnel.ItemWatch, moved cha
 		prefix = w.Space.Name + "/" + prefix
 	}
 	known := make(map[string]uint64) // incarnations
-	for s, err := range e.WatchSegments(ctx, w.Space.Store, prefix) {
+	for s, err := range e.WatchSegments(ctx, w.Space.Store, runnel.SegmentWatch{Prefix: prefix, Direct: true}) {
 		name := s.Info.Segment.Name
 		switch {
 		case err != nil:
 			return // the reader of the log says why
 		case s.Mark && s.Live: // what was gone before is not told
-		case s.Mark, s.Info.Segment.In() != w.Space, !s.Gone && !s.Info.Items:
+		case s.Mark, !s.Gone && !s.Info.Items:
 			continue
 		case s.Gone:
 			delete(known, name)
@@ -353,11 +353,11 @@ func newsOf(b *runnel.ItemBatch) runnel.ItemNews {
 
 // made waits until there is a group, and returns its incarnation.
 func (r *itemReader) made(ctx context.Context, addr runnel.Segment) (uint64, error) {
-	for s, err := range r.e.WatchSegments(ctx, addr.Store, addr.Path()) {
+	for s, err := range r.e.WatchSegments(ctx, addr.Store, runnel.SegmentWatch{Prefix: addr.Path(), Exact: true}) {
 		switch {
 		case err != nil:
 			return 0, err
-		case s.Mark || s.Gone || s.Info.Segment != addr:
+		case s.Mark || s.Gone:
 		case !s.Info.Items:
 			return 0, notItems(addr)
 		default:

@@ -30,7 +30,11 @@ func (e *Engine) List(ctx context.Context, store runnel.Store, o runnel.ListOpti
 		afterSpace, afterName := splitPath(o.After)
 		// A prefix with a slash in it also names segments of the one space before that slash.
 		within, rest := splitPath(o.Prefix)
-		for part, err := range e.driver.Partitions(ctx, store, afterSpace) {
+		from := afterSpace
+		if o.Direct {
+			from = max(from, within)
+		}
+		for part, err := range e.driver.Partitions(ctx, store, from) {
 			if err != nil {
 				yield(runnel.Info{}, storageError(err))
 				return
@@ -39,17 +43,19 @@ func (e *Engine) List(ctx context.Context, store runnel.Store, o runnel.ListOpti
 			switch {
 			case part.Name == within:
 				names = rest
+			case o.Direct:
+				return
 			case part.Name == "" || !strings.HasPrefix(part.Name+"/", o.Prefix):
 				if part.Name > o.Prefix && !strings.HasPrefix(part.Name, o.Prefix) {
 					return
 				}
 				continue
 			}
-			from := ""
+			behind := ""
 			if o.After != "" && part.Name == afterSpace {
-				from = afterName
+				behind = afterName
 			}
-			for info, err := range e.listSpace(ctx, part, names, from) {
+			for info, err := range e.listSpace(ctx, part, names, behind) {
 				if !yield(info, err) || err != nil {
 					return
 				}

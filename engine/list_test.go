@@ -69,7 +69,7 @@ func TestListByPrefixAfterAndLimit(t *testing.T) {
 	afters := append([]string{"", "0", "a/", "a/b/cc", "none/at/all", "~", "b/", "zzz/zzz", "~/~"}, manyPaths...)
 	for _, prefix := range prefixes {
 		for _, after := range afters {
-			var want []string
+			var want, direct []string
 			for _, path := range all {
 				space, name := "", after
 				if i := strings.LastIndexByte(after, '/'); i >= 0 {
@@ -78,7 +78,13 @@ func TestListByPrefixAfterAndLimit(t *testing.T) {
 				seg := at(path)
 				if strings.HasPrefix(path, prefix) && (after == "" || seg.Space > space || seg.Space == space && seg.Name > name) {
 					want = append(want, path)
+					if !strings.Contains(path[len(prefix):], "/") {
+						direct = append(direct, path)
+					}
 				}
+			}
+			if got := w.list(runnel.ListOptions{Prefix: prefix, Direct: true, After: after}); !slices.Equal(got, direct) {
+				t.Errorf("directly under prefix %q after %q: %q, want %q", prefix, after, got, direct)
 			}
 			for _, limit := range []int{0, 1, 3, 1000} {
 				want := want

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +25,9 @@ type statuses struct {
 
 // statusWatcher is one of them.
 type statusWatcher struct {
-	store  runnel.Store
-	prefix string
-	wake   chan struct{} // has room for one
+	store runnel.Store
+	of    runnel.SegmentWatch
+	wake  chan struct{} // has room for one
 
 	mu      sync.Mutex
 	changed map[string]runnel.Segment // by path
@@ -57,7 +56,7 @@ func (w *statusWatcher) note(part runnel.Space, all []touched) {
 	for i := range all {
 		addr := part.Segment(all[i].seg.name)
 		path := addr.Path()
-		if !strings.HasPrefix(path, w.prefix) || w.behind {
+		if w.behind || !w.of.Match(path) {
 			continue
 		}
 		if w.changed[path] = addr; len(w.changed) > maxChanged {
@@ -88,8 +87,8 @@ func (w *statusWatcher) take() (changed []runnel.Segment, behind bool) {
 	return changed, behind
 }
 
-func (e *Engine) addWatcher(store runnel.Store, prefix string) *statusWatcher {
-	w := &statusWatcher{store: store, prefix: prefix, wake: make(chan struct{}, 1), changed: make(map[string]runnel.Segment)}
+func (e *Engine) addWatcher(store runnel.Store, of runnel.SegmentWatch) *statusWatcher {
+	w := &statusWatcher{store: store, of: of, wake: make(chan struct{}, 1), changed: make(map[string]runnel.Segment)}
 	s := &e.statuses
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,13 +108,12 @@ func (e *Engine) removeWatcher(w *statusWatcher) {
 	s.count.Add(-1)
 }
 
-// WatchSegments yields the segments of a store whose paths have a prefix: all there are, in the order of
-// List, then a mark, and then each one that changes. Of a segment that changes often the watcher is told
+// WatchSegments yields the segments of a store that a watch is for: all there are, in the order of List, then a mark, and then each one that changes. Of a segment that changes often the watcher is told
 // as often as it can take it, and of its latest state. What is told of one segment never goes back. It
 // ends with ctx.Err() or runnel.ErrShutdown.
-func (e *Engine) WatchSegments(ctx context.Context, store runnel.Store, prefix string) iter.Seq2[runnel.Status, error] {
+func (e *Engine) WatchSegments(ctx context.Context, store runnel.Store, of runnel.SegmentWatch) iter.Seq2[runnel.Status, error] {
 	return func(yield func(runnel.Status, error) bool) {
-		w := e.addWatcher(store, prefix)
+		w := e.addWatcher(store, of)
 		defer e.removeWatcher(w)
 		t := statusTeller{e: e, w: w, yield: yield}
 		if !e.limits.Exclusive {
@@ -174,9 +172,28 @@ func (t *statusTeller) tell(ctx context.Context) error {
 	return nil
 }
 
+// all yields the segments that are watched, as they are.
+func (t *statusTeller) all(ctx context.Context) iter.Seq2[runnel.Info, error] {
+	of := t.w.of
+	if !of.Exact {
+		return t.e.List(ctx, t.w.store, runnel.ListOptions{Prefix: of.Prefix, Direct: of.Direct})
+	}
+	return func(yield func(runnel.Info, error) bool) {
+		addr, err := runnel.ParsePath(t.w.store, of.Prefix)
+		if err != nil {
+			yield(runnel.Info{}, err)
+			return
+		}
+		info, err := t.e.Stat(ctx, addr)
+		if !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted) {
+			yield(info, err)
+		}
+	}
+}
+
 // snapshot tells of all segments.
 func (t *statusTeller) snapshot(ctx context.Context, live bool) error {
-	for info, err := range t.e.List(ctx, t.w.store, runnel.ListOptions{Prefix: t.w.prefix}) {
+	for info, err := range t.all(ctx) {
 		if err != nil {
 			return err
 		}
@@ -232,7 +249,7 @@ func (t *statusTeller) one(ctx context.Context, addr runnel.Segment) error {
 // look tells of what another process has changed.
 func (t *statusTeller) look(ctx context.Context) error {
 	before := maps.Clone(t.known)
-	for info, err := range t.e.List(ctx, t.w.store, runnel.ListOptions{Prefix: t.w.prefix}) {
+	for info, err := range t.all(ctx) {
 		if err != nil {
 			return err
 		}

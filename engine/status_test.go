@@ -26,7 +26,7 @@ type toldStatuses struct {
 func (w *world) watchSegments(ctx context.Context, prefix string, step chan struct{}) *toldStatuses {
 	seen := &toldStatuses{step: step}
 	go func() {
-		for s, err := range w.WatchSegments(ctx, runnel.Store{}, prefix) {
+		for s, err := range w.WatchSegments(ctx, runnel.Store{}, runnel.SegmentWatch{Prefix: prefix}) {
 			if err != nil {
 				seen.err = err
 				return

@@ -227,7 +227,7 @@ func (c *Client) List(ctx context.Context, store runnel.Store, o runnel.ListOpti
 
 func (c *Client) list(ctx context.Context, store runnel.Store, o runnel.ListOptions, left *int) iter.Seq2[runnel.Info, error] {
 	return list(c, ctx, func(last *runnel.Info) *pb.Request {
-		m := &pb.Request_List{Store: putStore(store), Prefix: o.Prefix, After: o.After, Limit: int64(*left)}
+		m := &pb.Request_List{Store: putStore(store), Prefix: o.Prefix, Direct: o.Direct, After: o.After, Limit: int64(*left)}
 		if last != nil {
 			m.After = last.Segment.Path()
 			if o.Limit > 0 && *left == 0 {

@@ -164,7 +164,7 @@ func (o *operation) list(ctx context.Context, req *pb.Request) (known bool, err 
 		})
 	case *pb.Request_List_:
 		m := r.List
-		options := runnel.ListOptions{Prefix: m.GetPrefix(), After: m.GetAfter(), Limit: int(m.GetLimit())}
+		options := runnel.ListOptions{Prefix: m.GetPrefix(), Direct: m.GetDirect(), After: m.GetAfter(), Limit: int(m.GetLimit())}
 		return true, each(ctx, o, o.log.List(ctx, getStore(m.GetStore()), options), func(i runnel.Info) *pb.Response {
 			return &pb.Response{Content: &pb.Response_Info{Info: putInfo(&i)}}
 		})
@@ -172,7 +172,7 @@ func (o *operation) list(ctx context.Context, req *pb.Request) (known bool, err 
 		m := r.WatchSegments
 		ctx, cancel := o.untilDrain(ctx)
 		defer cancel()
-		return true, each(ctx, o, o.log.WatchSegments(ctx, getStore(m.GetStore()), m.GetPrefix()), func(s runnel.Status) *pb.Response {
+		return true, each(ctx, o, o.log.WatchSegments(ctx, getStore(m.GetStore()), getWatch(m)), func(s runnel.Status) *pb.Response {
 			return &pb.Response{Content: &pb.Response_Status{Status: &pb.Status{Info: putInfo(&s.Info), Gone: s.Gone, Live: s.Live, Mark: s.Mark}}}
 		})
 	case *pb.Request_Cursors_:

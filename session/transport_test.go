@@ -593,7 +593,7 @@ func TestAWatcherIsToldOfWhatChangedWhileItWasCut(t *testing.T) {
 	leases, stopLeases := iter.Pull2(w.client.WatchLeases(t.Context(), space, ""))
 	defer stopLeases()
 	w.fill(1)
-	segments, stopSegments := iter.Pull2(w.client.WatchSegments(t.Context(), runnel.Store{}, ""))
+	segments, stopSegments := iter.Pull2(w.client.WatchSegments(t.Context(), runnel.Store{}, runnel.SegmentWatch{}))
 	defer stopSegments()
 	event := func() string {
 		e, err, _ := leases()

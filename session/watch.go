@@ -12,7 +12,7 @@ import (
 
 // WatchSegments yields what segments there are and each one that changes. After the connection was lost it
 // says that there is another snapshot, as it does to a watcher that is far behind.
-func (c *Client) WatchSegments(ctx context.Context, store runnel.Store, prefix string) iter.Seq2[runnel.Status, error] {
+func (c *Client) WatchSegments(ctx context.Context, store runnel.Store, w runnel.SegmentWatch) iter.Seq2[runnel.Status, error] {
 	return func(yield func(runnel.Status, error) bool) {
 		told, again, done := false, false, false
 		say := func(s runnel.Status) bool {
@@ -24,7 +24,7 @@ func (c *Client) WatchSegments(ctx context.Context, store runnel.Store, prefix s
 			endless: true,
 			request: func() (*pb.Request, error) {
 				again = told
-				return &pb.Request{Operation: &pb.Request_WatchSegments_{WatchSegments: &pb.Request_WatchSegments{Store: putStore(store), Prefix: prefix}}}, nil
+				return &pb.Request{Operation: &pb.Request_WatchSegments_{WatchSegments: putWatch(store, w)}}, nil
 			},
 			take: func(resp *pb.Response) (bool, error) {
 				if again {
@@ -41,6 +41,14 @@ func (c *Client) WatchSegments(ctx context.Context, store runnel.Store, prefix s
 			yield(runnel.Status{}, err)
 		}
 	}
+}
+
+func putWatch(store runnel.Store, w runnel.SegmentWatch) *pb.Request_WatchSegments {
+	return &pb.Request_WatchSegments{Store: putStore(store), Prefix: w.Prefix, Direct: w.Direct, Exact: w.Exact}
+}
+
+func getWatch(m *pb.Request_WatchSegments) runnel.SegmentWatch {
+	return runnel.SegmentWatch{Prefix: m.GetPrefix(), Direct: m.GetDirect(), Exact: m.GetExact()}
 }
 
 // WatchLeases yields the leases that are held and each one that is given or ends. After the connection was

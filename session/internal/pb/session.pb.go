@@ -5108,6 +5108,7 @@ type Request_List struct {
 	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix" json:"prefix,omitempty"`
 	After         string                 `protobuf:"bytes,3,opt,name=after" json:"after,omitempty"`
 	Limit         int64                  `protobuf:"varint,4,opt,name=limit" json:"limit,omitempty"`
+	Direct        bool                   `protobuf:"varint,5,opt,name=direct" json:"direct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5170,10 +5171,19 @@ func (x *Request_List) GetLimit() int64 {
 	return 0
 }
 
+func (x *Request_List) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
+}
+
 type Request_WatchSegments struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Store         []byte                 `protobuf:"bytes,1,opt,name=store" json:"store,omitempty"`
 	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix" json:"prefix,omitempty"`
+	Direct        bool                   `protobuf:"varint,3,opt,name=direct" json:"direct,omitempty"`
+	Exact         bool                   `protobuf:"varint,4,opt,name=exact" json:"exact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5220,6 +5230,20 @@ func (x *Request_WatchSegments) GetPrefix() string {
 		return x.Prefix
 	}
 	return ""
+}
+
+func (x *Request_WatchSegments) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
+}
+
+func (x *Request_WatchSegments) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
 }
 
 type Request_Cursors struct {
@@ -6568,7 +6592,7 @@ const file_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"1\n" +
 	"\x05Fence\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\xb1*\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xf7*\n" +
 	"\aRequest\x12#\n" +
 	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12A\n" +
 	"\acarrier\x18\x02 \x03(\v2'.runnel.session.v1.Request.CarrierEntryR\acarrier\x12;\n" +
@@ -6699,15 +6723,18 @@ const file_session_proto_rawDesc = "" +
 	"\x06Spaces\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\tR\x05after\x1a`\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x1ax\n" +
 	"\x04List\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\tR\x05after\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x03R\x05limit\x1a=\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12\x16\n" +
+	"\x06direct\x18\x05 \x01(\bR\x06direct\x1ak\n" +
 	"\rWatchSegments\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
-	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x1a\x81\x01\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x16\n" +
+	"\x06direct\x18\x03 \x01(\bR\x06direct\x12\x14\n" +
+	"\x05exact\x18\x04 \x01(\bR\x05exact\x1a\x81\x01\n" +
 	"\aCursors\x12.\n" +
 	"\x05space\x18\x01 \x01(\v2\x18.runnel.session.v1.SpaceR\x05space\x12\x18\n" +
 	"\asegment\x18\x02 \x01(\tR\asegment\x12\x16\n" +
