@@ -216,7 +216,8 @@ func (e *TailMovedError) Error() string {
 
 func (e *TailMovedError) Is(target error) bool { return target == ErrTailMoved }
 
-// TrimmedError says from where the segment can still be read without a gap.
+// TrimmedError says from where the segment can still be read without a gap. Where the segment has no name it is
+// the changes of items of the space that are not retained, and From and Earliest are positions.
 type TrimmedError struct {
 	Segment  Segment
 	From     Sequence
@@ -224,6 +225,9 @@ type TrimmedError struct {
 }
 
 func (e *TrimmedError) Error() string {
+	if e.Segment.Name == "" {
+		return fmt.Sprintf("runnel: changes of items after position %d of space %s are no longer retained; the earliest place to read from is %d", e.From, quote(e.Segment.Space), e.Earliest)
+	}
 	return fmt.Sprintf("runnel: entries after %d of segment %s are no longer retained; the earliest place to read from is %d", e.From, quote(e.Segment.String()), e.Earliest)
 }
 

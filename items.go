@@ -210,6 +210,11 @@ type ItemBatch struct {
 	Last         Sequence
 	LastPosition Position
 	Changes      []ItemChange
+	// Deleted says that the segment was deleted, at LastPosition. There are no changes then, and Last is 0.
+	Deleted bool
+	// Stamp is, where Deleted is set, the stamp of that: it is after all of the segment, and before all of one that
+	// is made under the name again.
+	Stamp int64
 	// Lead is what stamps are reckoned from.
 	Lead int64
 }

@@ -196,6 +196,7 @@ func (c *cleaner) sweep(ctx context.Context) {
 			c.report(ctx, "tidy", part.Name, c.clear(ctx, part))
 			c.report(ctx, "sweep", part.Name, c.due(ctx, part))
 			c.report(ctx, "items", part.Name, c.sweepItems(ctx, part))
+			c.report(ctx, "gone", part.Name, c.e.dropGone(ctx, part))
 			c.report(ctx, "references", part.Name, c.references(ctx, part))
 			c.report(ctx, "leases", part.Name, c.e.expiredLeases(ctx, part))
 			c.report(ctx, "vacuum", part.Name, c.vacuum.run(ctx, c.e, part))
@@ -390,7 +391,7 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 		}
 	}
 	ended := false
-	err = seg.sp.write(ctx, 20*rowBytes+seg.descriptorBytes(), 10, func(t *tx) error {
+	err = seg.sp.write(ctx, 22*rowBytes+2*seg.descriptorBytes(), 12, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() {
 			return errRetry

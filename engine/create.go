@@ -196,6 +196,9 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 	st := &state{desc: desc, inc: newIncarnation(desc.ID)}
 	st.inc.fresh = true
 	st.inc.accessed.Store(t.micros)
+	if o.Items {
+		st.lead = t.sp.items.Stamp
+	}
 	if from != nil {
 		from.inherit(desc, o)
 		st.tail, st.bytes = desc.Fork.Base, desc.Fork.BaseBytes

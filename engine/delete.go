@@ -31,7 +31,7 @@ func (e *Engine) tryDelete(ctx context.Context, addr runnel.Segment) error {
 		return err
 	}
 	defer seg.release()
-	err = seg.sp.write(ctx, 16*rowBytes+seg.descriptorBytes(), 8, func(t *tx) error {
+	err = seg.sp.write(ctx, 18*rowBytes+2*seg.descriptorBytes(), 10, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry
 		}
@@ -58,7 +58,11 @@ func (t *tx) softDelete(seg *segment) {
 	desc := *seg.staged.desc
 	desc.SoftDeleted = true
 	t.describe(seg, &desc)
-	t.change(record.Deleted, desc.ID, t.take(1), seg.staged.tail, 0)
+	position := t.take(1)
+	t.change(record.Deleted, desc.ID, position, seg.staged.tail, 0)
+	if desc.Items {
+		t.gone(seg, position)
+	}
 }
 
 // end stages that a segment is no more. Its data is left to the cleaner, which finds it by the rows
@@ -79,6 +83,10 @@ func (t *tx) end(seg *segment) {
 		release := record.Release{Space: f.Space, Segment: f.Segment, SourceID: f.SourceID}
 		t.put(releaseKey(f.Reference), release.Append(nil))
 	}
-	t.change(record.Deleted, id, t.take(1), st.tail, 0)
+	position := t.take(1)
+	t.change(record.Deleted, id, position, st.tail, 0)
+	if st.desc.Items && !st.desc.SoftDeleted {
+		t.gone(seg, position)
+	}
 	t.set(seg, absent)
 }

@@ -348,8 +348,8 @@ func (e *Engine) tryDereference(ctx context.Context, source runnel.Segment, id u
 		return storageError(err)
 	}
 	ended := false
-	size := 32*rowBytes + 2*runnel.MaxSpaceBytes + seg.descriptorBytes()
-	err = seg.sp.write(ctx, size, 12, func(t *tx) error {
+	size := 34*rowBytes + 2*runnel.MaxSpaceBytes + 2*seg.descriptorBytes()
+	err = seg.sp.write(ctx, size, 14, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry
 		}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"math"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/record"
@@ -106,25 +105,11 @@ func (e *Engine) before(ctx context.Context, sp *space, st *state, from runnel.S
 
 // passed returns up to where all stored places of a space, and of a segment of it, have come.
 func (sp *space) passed(ctx context.Context, id uint64) (runnel.Position, runnel.Sequence, error) {
-	least := func(id uint64) (uint64, error) {
-		place := uint64(math.MaxUint64)
-		for pair, err := range sp.e.driver.Scan(ctx, sp.part, segmentRange(keyCursor, id)) {
-			if err != nil {
-				return 0, storageError(err)
-			}
-			c, err := record.DecodeCursor(pair.Value)
-			if err != nil {
-				return 0, err
-			}
-			place = min(place, c.Place)
-		}
-		return place, nil
-	}
-	position, err := least(0)
+	position, err := sp.leastPlace(ctx, 0)
 	if err != nil {
 		return 0, 0, err
 	}
-	sequence, err := least(id)
+	sequence, err := sp.leastPlace(ctx, id)
 	return runnel.Position(position), runnel.Sequence(sequence), err
 }
 

@@ -526,6 +526,7 @@ func (a *appending) repeated(t *tx) error {
 // from, and how much its items take.
 func (sp *space) readItemState(ctx context.Context, st *state) error {
 	if st.tail == 0 {
+		st.lead = sp.itemSpace().Stamp
 		return nil
 	}
 	for run, err := range sp.e.runs(ctx, sp, st, st.tail-1, st.tail, keep) {

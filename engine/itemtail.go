@@ -60,72 +60,133 @@ func (e *Engine) TailItems(ctx context.Context, addr runnel.Segment, id uint64, 
 
 // TailSpaceItems yields what has changed in the item segments of a space, whose names have a prefix, after
 // a position, and then every change, as it becomes durable, in the order of the positions and without a
-// seam. The position of a view from SpaceItems continues it. A segment that is deleted falls silent; one
-// that is made again under its name has another ID. It ends as TailSpace does.
+// seam. The position of a view from SpaceItems continues it. That a segment was deleted is told in its place; what has
+// changed in it before, and was not told yet, is not told any more. It ends as TailSpace does, and with
+// runnel.ErrTrimmed where changes after the position may have been let go of, which no stored place of the space has
+// yet to pass.
 func (e *Engine) TailSpaceItems(ctx context.Context, space runnel.Space, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
 	return func(yield func(runnel.ItemBatch, error) bool) {
+		fail := func(err error) { yield(runnel.ItemBatch{}, err) }
 		t, err := e.ReadSpace(ctx, space, after)
 		if err != nil {
-			yield(runnel.ItemBatch{}, err)
+			fail(err)
 			return
 		}
 		sp, err := e.follow(ctx, space)
 		if err != nil {
-			yield(runnel.ItemBatch{}, err)
+			fail(err)
 			return
 		}
 		defer sp.unfollow()
-		r := e.timelineReader(space, t.From)
+		r := spaceItemReader{e: e, sp: sp, groups: groups, at: t.From, timeline: e.timelineReader(space, t.From), yield: yield}
 		for head := t.Head; ; {
-			if !e.tellSpace(ctx, r, groups, head, yield) {
+			more, err := r.read(ctx, head)
+			if err != nil {
+				fail(err)
+			}
+			if err != nil || !more {
 				return
 			}
 			if head, err = e.WaitSpace(ctx, space, head); err != nil {
-				yield(runnel.ItemBatch{}, err)
+				fail(err)
 				return
 			}
 		}
 	}
 }
 
-// tellSpace yields the changes through a head that is durable, and tells whether the consumer wants more.
-func (e *Engine) tellSpace(ctx context.Context, r *timelineReader, groups string, head runnel.Position, yield func(runnel.ItemBatch, error) bool) bool {
-	var c changeReader
-	known := make(map[uint64]bool) // whether the segment is one of items, asked again in each round for its lead
-	leads := make(map[uint64]int64)
-	fail := func(err error) bool {
-		yield(runnel.ItemBatch{}, err)
-		return false
+// spaceItemReader tells what happens to the items of a space.
+type spaceItemReader struct {
+	e        *Engine
+	sp       *space
+	groups   string
+	timeline *timelineReader
+	yield    func(runnel.ItemBatch, error) bool
+
+	at      runnel.Position // everything through it has been told, but for what changes holds back
+	changes changeReader
+	known   map[uint64]bool // whether the segment is one of items, asked again in each round for its lead
+	leads   map[uint64]int64
+	gone    []goneSegment // deletions that have yet to be told
+}
+
+// read tells what there is through a head that is durable, and whether the consumer wants more.
+func (r *spaceItemReader) read(ctx context.Context, head runnel.Position) (more bool, err error) {
+	r.known, r.leads = make(map[uint64]bool), make(map[uint64]int64)
+	if r.gone, err = r.sp.goneBetween(ctx, r.at, head); err != nil {
+		return false, err
 	}
-	more := r.read(ctx, head, func(b runnel.SpaceBatch, err error) bool {
-		if err != nil {
-			return fail(err)
-		}
-		if !strings.HasPrefix(b.Segment.Name, groups) {
-			return true
-		}
-		items, told := known[b.ID]
-		if !told {
-			info, lead, err := e.itemInfo(ctx, b.Segment)
-			if err != nil && !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted) {
-				return fail(err)
-			}
-			items = err == nil && info.Items && info.ID == b.ID
-			known[b.ID], leads[b.ID] = items, lead
-		}
-		if !items {
-			return true
-		}
-		if c.pending != nil && c.pending.id != b.ID && !c.flush(yield) {
+	more = r.timeline.read(ctx, head, func(b runnel.SpaceBatch, failed error) bool {
+		if err = failed; err != nil {
 			return false
 		}
-		c.lead = leads[b.ID]
-		if err := c.read(b.Segment, b.ID, b.Batch); err != nil {
-			return fail(err)
-		}
-		return c.give(yield)
+		var wants bool
+		wants, err = r.batch(ctx, &b)
+		return wants && err == nil
 	})
-	return more && c.flush(yield)
+	if err == nil {
+		err = r.sp.whole(r.at)
+	}
+	if err != nil || !more {
+		return false, err
+	}
+	if !r.changes.flush(r.yield) || !r.tellGone(head) {
+		return false, nil
+	}
+	r.at = head
+	return true, nil
+}
+
+// batch tells the changes of a batch, and before it what was deleted before.
+func (r *spaceItemReader) batch(ctx context.Context, b *runnel.SpaceBatch) (more bool, err error) {
+	// Asked after the batch was read: what is missing before it had been let go of by then.
+	if err := r.sp.whole(r.at); err != nil {
+		return false, err
+	}
+	first, last := b.Entry(0).Position, b.Entry(b.Len()-1).Position
+	if len(r.gone) > 0 && r.gone[0].at < first && (!r.changes.flush(r.yield) || !r.tellGone(first)) {
+		return false, nil
+	}
+	r.at = last
+	if !strings.HasPrefix(b.Segment.Name, r.groups) {
+		return true, nil
+	}
+	items, told := r.known[b.ID]
+	if !told {
+		info, lead, err := r.e.itemInfo(ctx, b.Segment)
+		if err != nil && !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted) {
+			return false, err
+		}
+		items = err == nil && info.Items && info.ID == b.ID
+		r.known[b.ID], r.leads[b.ID] = items, lead
+	}
+	if !items {
+		return true, nil
+	}
+	if held := r.changes.pending; held != nil && held.id != b.ID && !r.changes.flush(r.yield) {
+		return false, nil
+	}
+	r.changes.lead = r.leads[b.ID]
+	if err := r.changes.read(b.Segment, b.ID, b.Batch); err != nil {
+		return false, err
+	}
+	return r.changes.give(r.yield), nil
+}
+
+// tellGone tells of deletions before a position or at it.
+func (r *spaceItemReader) tellGone(through runnel.Position) bool {
+	for len(r.gone) > 0 && r.gone[0].at <= through {
+		g := r.gone[0]
+		r.gone = r.gone[1:]
+		if !strings.HasPrefix(g.Name, r.groups) {
+			continue
+		}
+		b := runnel.ItemBatch{Segment: r.sp.part.Segment(g.Name), ID: g.Segment, LastPosition: g.at, Deleted: true, Stamp: g.Stamp}
+		if !r.yield(b, nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // changeReader turns entries into changes. A deletion is held back until it is known whether an insertion

@@ -27,6 +27,8 @@ const (
 	keyOnce       = 'k' // id, idempotency key → record.Key
 	keyItem       = 'i' // id, item's type, 0, item's key → record.Item
 	keyItemDue    = 'y' // microseconds, and then as after keyItem → nothing: an item to look at then
+	keyItemSpace  = 'z' // → record.ItemSpace
+	keyGone       = 'g' // position → record.Gone
 	keyWitness    = 'w' // engine → id of its last commit, microseconds
 )
 
@@ -83,6 +85,8 @@ func itemDueKey(micros int64, item []byte) []byte {
 	key := make([]byte, 0, 8+len(item))
 	return append(segmentKey(key, keyItemDue, uint64(max(micros, 0))), item[1:]...)
 }
+
+func goneKey(at runnel.Position) []byte { return segmentKey(nil, keyGone, uint64(at)) }
 
 func mutableKey(id uint64) []byte { return segmentKey(nil, keyMutable, id) }
 

@@ -214,7 +214,15 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if err != nil {
 		return err
 	}
-	err = seg.sp.write(ctx, 4*rowBytes, 3, func(t *tx) error {
+	var last runnel.Position // of an item segment's entries that are let go of
+	if st.desc.Items && at > st.trimmed() {
+		place, _, err := e.placeOf(ctx, seg.sp, st, at-1)
+		if err != nil {
+			return seg.overtaken(ctx, st, at-1, err)
+		}
+		last = place.Position + runnel.Position(at-place.First)
+	}
+	err = seg.sp.write(ctx, 5*rowBytes, 4, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() {
 			return errRetry
@@ -234,6 +242,10 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 		t.set(seg, &next)
 		t.put(mutableKey(id), m.Append(nil))
 		t.change(record.Trimmed, id, t.take(1), at, 0)
+		if is := &t.sp.items; last > is.Cut {
+			is.Cut = last
+			t.put([]byte{keyItemSpace}, is.Append(nil))
+		}
 		return nil
 	})
 	if err != nil {

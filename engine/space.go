@@ -46,6 +46,8 @@ type space struct {
 	head     runnel.Position
 	headTime int64
 	reached  chan struct{}
+	// items is what is staged of items that are no more.
+	items record.ItemSpace
 	// followers counts those who follow the timeline, for whom its latest part is kept.
 	followers int
 	recent    recent
@@ -160,8 +162,13 @@ func (sp *space) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	items, err := sp.readItemSpace(ctx)
+	if err != nil {
+		return err
+	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
+	sp.items = items
 	sp.position, sp.clock, sp.version = position, max(clock, sp.clock), version
 	sp.loaded = true
 	sp.recent = recent{after: position}

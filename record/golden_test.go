@@ -60,6 +60,8 @@ func goldens() []golden {
 		row("descriptor-items.v1", itemDescriptor, encodeDescriptor, decodeDescriptor),
 		row("item.v1", someItem, encodeItem, record.DecodeItem),
 		row("item-deleted.v1", deletedItem, encodeItem, record.DecodeItem),
+		row("item-space.v1", someItemSpace, encodeItemSpace, record.DecodeItemSpace),
+		row("gone.v1", someGone, encodeGone, record.DecodeGone),
 		row("item-held.v1", heldItem, encodeItem, record.DecodeItem),
 		row("key.v1", someKey, encodeKey, record.DecodeKey),
 	}

@@ -103,6 +103,80 @@ func DecodeItem(value []byte) (Item, error) {
 	return x, nil
 }
 
+// ItemSpace is what a space keeps about items that are no more. It is kept under a key of its own, in the form
+// of a [Descriptor].
+type ItemSpace struct {
+	// Stamp is before every stamp of an item segment that is made from now on, see runnel.ItemStamp.
+	Stamp int64
+	// Cut is the position of the last entry of an item segment that was let go of while its segment is there.
+	Cut runnel.Position
+	// Gone is the position of the last deletion of an item segment.
+	Gone runnel.Position
+}
+
+// Append appends the encoded row to dst.
+func (x *ItemSpace) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion)
+	dst = appendUint(dst, 1, uint64(x.Stamp))
+	dst = appendUint(dst, 2, uint64(x.Cut))
+	return appendUint(dst, 3, uint64(x.Gone))
+}
+
+// DecodeItemSpace reads the row. The error matches ErrCorrupt.
+func DecodeItemSpace(value []byte) (ItemSpace, error) {
+	var x ItemSpace
+	err := decodeRow("item space", value, func(f field) {
+		switch f.number {
+		case 1:
+			x.Stamp = int64(f.uint)
+		case 2:
+			x.Cut = runnel.Position(f.uint)
+		case 3:
+			x.Gone = runnel.Position(f.uint)
+		}
+	})
+	return x, err
+}
+
+// Gone tells of the deletion of an item segment, for those who follow its space. It is kept under the position
+// of the deletion, in the form of a [Descriptor].
+type Gone struct {
+	// Segment is the id, and Name the name inside the space.
+	Segment uint64
+	Name    string
+	// Stamp is that of the deletion, see runnel.ItemStamp.
+	Stamp int64
+	// Micros is the time of the commit in microseconds since 1970.
+	Micros int64
+}
+
+// Append appends the encoded row to dst.
+func (x *Gone) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion)
+	dst = appendUint(dst, 1, x.Segment)
+	dst = appendText(dst, 2, x.Name)
+	dst = appendUint(dst, 3, uint64(x.Stamp))
+	return appendUint(dst, 4, uint64(x.Micros))
+}
+
+// DecodeGone reads the row. The error matches ErrCorrupt.
+func DecodeGone(value []byte) (Gone, error) {
+	var x Gone
+	err := decodeRow("gone segment", value, func(f field) {
+		switch f.number {
+		case 1:
+			x.Segment = f.uint
+		case 2:
+			x.Name = string(f.bytes)
+		case 3:
+			x.Stamp = int64(f.uint)
+		case 4:
+			x.Micros = int64(f.uint)
+		}
+	})
+	return x, err
+}
+
 func (d *decoder) varint() int64 {
 	v, n := binary.Varint(d.rest)
 	if n <= 0 {

@@ -84,6 +84,10 @@ var heldItem = record.Item{
 	Version: 14, Created: 1_700_000_000_000_000, Updated: 1_700_000_000_700_000, Lead: 7, Held: 1 << 40, Row: []byte(`{}`),
 }
 
+var someItemSpace = record.ItemSpace{Stamp: 1_700_000_000_123, Cut: 77, Gone: 1 << 40}
+
+var someGone = record.Gone{Segment: 42, Name: "room", Stamp: 1_700_000_000_122, Micros: 1_700_000_000_000_000}
+
 var itemDescriptor = record.Descriptor{ID: 7, ContentType: "application/json", Created: 1_700_000_000_000_000, Items: true}
 
 func roundTrip[T any](t *testing.T, values []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
@@ -113,9 +117,13 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Cursor{someCursor, subscribedCursor, {}}, encodeCursor, record.DecodeCursor)
 	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
+	roundTrip(t, []record.ItemSpace{someItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
+	roundTrip(t, []record.Gone{someGone, {}}, encodeGone, record.DecodeGone)
 	roundTrip(t, []record.Item{someItem, deletedItem, heldItem, {Created: 5, Updated: 3, Row: []byte("{}")}}, encodeItem, record.DecodeItem)
 }
 
+func encodeItemSpace(x *record.ItemSpace) []byte   { return x.Append(nil) }
+func encodeGone(x *record.Gone) []byte             { return x.Append(nil) }
 func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
 func encodeDescriptor(d *record.Descriptor) []byte { return d.Append(nil) }
 func encodeMutable(m *record.Mutable) []byte       { return m.Append(nil) }
@@ -153,6 +161,8 @@ var decoders = map[string]func([]byte) error{
 	"lease":      func(b []byte) error { _, err := record.DecodeLease(b); return err },
 	"key":        func(b []byte) error { _, err := record.DecodeKey(b); return err },
 	"item":       func(b []byte) error { _, err := record.DecodeItem(b); return err },
+	"item space": func(b []byte) error { _, err := record.DecodeItemSpace(b); return err },
+	"gone":       func(b []byte) error { _, err := record.DecodeGone(b); return err },
 	"fragment":   func(b []byte) error { _, _, err := record.DecodeFragment(b); return err },
 	"run":        func(b []byte) error { _, err := record.DecodeRun(9, b); return err },
 }
@@ -251,6 +261,14 @@ func FuzzDecodeLease(f *testing.F) {
 
 func FuzzDecodeKey(f *testing.F) {
 	fuzzRow(f, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
+}
+
+func FuzzDecodeItemSpace(f *testing.F) {
+	fuzzRow(f, []record.ItemSpace{someItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
+}
+
+func FuzzDecodeGone(f *testing.F) {
+	fuzzRow(f, []record.Gone{someGone, {}}, encodeGone, record.DecodeGone)
 }
 
 func FuzzDecodeItem(f *testing.F) {

@@ -1,0 +1,212 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/memory"
+)
+
+// told returns what a follower of a space is told after a position, until it has come to the head.
+func (w *world) told(space string, after runnel.Position) (news []string, err error) {
+	w.t.Helper()
+	part := runnel.Space{Name: space}
+	info, err := w.StatSpace(ctx, part)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if after == info.Head {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for b, err := range w.TailSpaceItems(ctx, part, "", after) {
+		if err != nil {
+			return news, err
+		}
+		for _, c := range b.Changes {
+			news = append(news, fmt.Sprintf("%s/%s %s", b.Segment.Name, c.Key, c.Op))
+		}
+		if b.Deleted {
+			news = append(news, b.Segment.Name+" is gone")
+		}
+		if b.LastPosition >= info.Head {
+			break
+		}
+	}
+	return news, nil
+}
+
+func TestADeletionIsToldInItsPlace(t *testing.T) {
+	w := inMemory(t)
+	w.set("s/a", "1", "1")
+	w.set("s/b", "1", "1")
+	w.create("s/plain", runnel.CreateOptions{}, "x")
+	for _, path := range []string{"s/a", "s/plain"} {
+		if err := w.Delete(ctx, at(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.set("s/b", "2", "2")
+	w.set("s/a", "3", "3")
+	w.create("s/short", runnel.CreateOptions{Items: true, ExpiresAt: time.Now().Add(-time.Second)})
+	if err := w.statErr("s/short"); !errors.Is(err, runnel.ErrNotFound) {
+		t.Fatal(err)
+	}
+	w.set("s/b", "4", "4")
+	const want = "b/1 create, a is gone, b/2 create, a/3 create, short is gone, b/4 create"
+	for range 2 {
+		if news, err := w.told("s", 0); err != nil || strings.Join(news, ", ") != want {
+			t.Fatalf("%q, %v, want %q", strings.Join(news, ", "), err, want)
+		}
+		w.crash()
+	}
+}
+
+func TestADeletionIsForgottenAfterAWhileButNotByWhoHasAPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{ItemHistory: time.Hour})
+		defer w.Close()
+		w.set("s/a", "1", "1")
+		place := runnel.CursorMove{Name: "trigger/t", Place: 2}
+		if _, err := w.Transact(ctx, at("s/a").In(), runnel.Transaction{Cursors: []runnel.CursorMove{place}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Delete(ctx, at("s/a")); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Hour)
+		if news, err := w.told("s", 2); err != nil || fmt.Sprint(news) != "[a is gone]" {
+			t.Fatalf("%q, %v", news, err)
+		}
+		info, err := w.StatSpace(ctx, at("s/a").In())
+		if err != nil {
+			t.Fatal(err)
+		}
+		place.Place = uint64(info.Head)
+		if _, err := w.Transact(ctx, at("s/a").In(), runnel.Transaction{Cursors: []runnel.CursorMove{place}}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		var trimmed *runnel.TrimmedError
+		if _, err := w.told("s", 2); !errors.As(err, &trimmed) || trimmed.Earliest != runnel.Sequence(info.Head) {
+			t.Fatalf("who has no place is told %v", err)
+		}
+		w.reopen()
+		if _, err := w.told("s", 2); !errors.Is(err, runnel.ErrTrimmed) {
+			t.Fatalf("who has no place is told %v", err)
+		}
+		w.set("s/b", "1", "1")
+		if news, err := w.told("s", info.Head); err != nil || fmt.Sprint(news) != "[b/1 create]" {
+			t.Fatalf("%q, %v", news, err)
+		}
+	})
+}
+
+func TestWhoFollowsASpaceIsToldThatHistoryIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{ItemHistory: time.Hour})
+		defer w.Close()
+		w.outgrown("s/g")
+		pass(2 * time.Hour)
+		if _, err := w.told("s", 3); !errors.Is(err, runnel.ErrTrimmed) {
+			t.Fatalf("%v", err)
+		}
+		v, err := w.SpaceItems(ctx, at("s/g").In(), "", runnel.ItemQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.set("s/g", "b", "3")
+		if news, err := w.told("s", v.At); err != nil || fmt.Sprint(news) != "[g/b update]" {
+			t.Fatalf("%q, %v", news, err)
+		}
+	})
+}
+
+// Stamps run ahead of the clock where changes come faster than milliseconds. A group that is made again goes on
+// after those of the one before, also after a crash.
+func TestStampsIncreaseOverDeletions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{})
+		defer func() { _ = w.Close() }()
+		latest := int64(0)
+		for range 3 {
+			for i := range 500 {
+				w.set("s/g", "a", fmt.Sprint(i))
+			}
+			v, err := w.Items(ctx, at("s/g"), runnel.ItemQuery{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first := v.Stamp(1); first <= latest {
+				t.Fatalf("a group that was made again is stamped %d, after %d", first, latest)
+			}
+			latest = v.Stamp(v.Tail) + 1
+			if err := w.Delete(ctx, at("s/g")); err != nil {
+				t.Fatal(err)
+			}
+			gone := int64(0)
+			for b, err := range w.TailSpaceItems(ctx, at("s/g").In(), "", 0) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if gone = b.Stamp; b.Deleted && b.ID == v.ID {
+					break
+				}
+			}
+			if gone <= latest {
+				t.Fatalf("the deletion is stamped %d, after %d", gone, latest)
+			}
+			latest = gone + 1
+			w.crash()
+			w.create("s/g", runnel.CreateOptions{Items: true})
+			empty, err := w.Items(ctx, at("s/g"), runnel.ItemQuery{})
+			if err != nil || empty.Stamp(0)+1 <= latest {
+				t.Fatalf("an empty group is stamped %d, after %d, %v", empty.Stamp(0)+1, latest, err)
+			}
+			w.crash()
+		}
+	})
+}
+
+// Nothing follows the end of a closed group, so nothing of it can change any more: an item whose time is over
+// stays, in the table as in the log.
+func TestAClosedGroupIsFrozen(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{})
+		defer w.Close()
+		if _, err := w.WriteItems(ctx, at("s/g").In(), runnel.ItemWrites{Segment: "g", Writes: []runnel.ItemWrite{
+			{ItemKey: runnel.ItemKey{Key: "a"}, Value: []byte("1"), TTL: time.Minute},
+			{ItemKey: runnel.ItemKey{Key: "b"}, Value: []byte("2"), TTL: time.Hour},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Minute)
+		if _, err := w.tryAppend("s/g", runnel.AppendOptions{Close: true}); err != nil {
+			t.Fatal(err)
+		}
+		const want = "@3 b=2#2"
+		w.wantTable("s/g", want)
+		pass(48 * time.Hour)
+		for range 2 {
+			w.wantTable("s/g", want)
+			if it, err := w.Item(ctx, at("s/g"), runnel.ItemKey{Key: "b"}); err != nil || string(it.Value) != "2" {
+				t.Fatalf("%+v, %v", it, err)
+			}
+			f := w.mirror("s/g")
+			if err := f.catchUp(); err != nil || fmt.Sprint(f.items) != "map[b:2]" {
+				t.Fatalf("%v, %v", f.items, err)
+			}
+			w.reopen()
+		}
+		if err := w.Delete(ctx, at("s/g")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
