@@ -36,7 +36,7 @@ func runPeer(kind string, args []string) error {
 		if err != nil {
 			return err
 		}
-		return serveFrames(n)
+		return serveFrames(n, len(args) > 1)
 	case "disk":
 		size, err := strconv.Atoi(args[1])
 		if err != nil {
@@ -93,8 +93,9 @@ func serveMemory(size int) error {
 	}))
 }
 
-// serveFrames writes the same frame to n connections in turn, from one goroutine, as fast as it can.
-func serveFrames(n int) error {
+// serveFrames writes the same frame, of server-sent events or of items, to n connections in turn, from one
+// goroutine, as fast as it can.
+func serveFrames(n int, items bool) error {
 	l, err := listen()
 	if err != nil {
 		return err
@@ -114,6 +115,9 @@ func serveFrames(n int) error {
 	}
 	frame := []byte("event: data\ndata:" + string(payload(0, 100)) + "\n\nevent: control\n" +
 		`data:{"streamNextOffset":"0000000000000001_0000000000000000","streamCursor":"1234567","upToDate":true}` + "\n\n")
+	if items {
+		frame = itemFrame()
+	}
 	for {
 		for _, c := range conns {
 			if _, err := c.Write(frame); err != nil {

@@ -44,6 +44,13 @@ var scenarios = []scenario{
 	{rows: []string{"session/produce/1"}, measure: sessionBatches(1)},
 	{rows: []string{"session/produce/4"}, measure: sessionBatches(4)},
 	{rows: []string{"session/consume"}, measure: sessionConsume},
+	{rows: []string{"items/set/1", "items/update/1"}, measure: itemWrites(1)},
+	{rows: []string{"items/set/16", "items/update/16"}, measure: itemWrites(16)},
+	{rows: []string{"items/get/16"}, measure: itemReads},
+	{rows: []string{"items/fanout/1000/max"}, measure: itemFanOut},
+	{rows: []string{"items/fanout/1000/p99", "items/fanout/1000/stalled"}, measure: itemLatency},
+	{rows: []string{"items/idle/subscribers"}, measure: itemIdle},
+	{rows: []string{"items/join/10000"}, measure: itemJoin},
 	{rows: []string{"webhook/1000"}, measure: webhooks},
 	{rows: []string{"session/produce/latency"}, measure: sessionLatency},
 }

@@ -282,6 +282,10 @@ func (rs *readers) read(i int, c *conn, seen func(reader, n int, at time.Time)) 
 				rest = rest[j:]
 				break
 			}
+			if next := rest[j+1]; next < '0' || next > '9' {
+				rest = rest[j+1:] // the length of a WebSocket frame, which is no mark
+				continue
+			}
 			if seen != nil {
 				number, err := strconv.Atoi(string(rest[j+1 : j+9]))
 				if err != nil {

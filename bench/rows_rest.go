@@ -38,14 +38,19 @@ func (p *process) settled(ctx context.Context) (float64, error) {
 	return most, nil
 }
 
+// openFiles returns how many connections can be open, n at most.
+func openFiles(n int) (int, error) {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return min(n, int(limit.Cur)-200), err
+}
+
 // idleReaders measures what a reader of server-sent events costs while nothing is written.
 func idleReaders(ctx context.Context, m *machine) ([]result, error) {
-	n := 5000
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+	n, err := openFiles(5000)
+	if err != nil {
 		return nil, err
 	}
-	n = min(n, int(limit.Cur)-200)
 	p, rs, writer, err := m.subscribed(ctx, 1)
 	if err != nil {
 		return nil, err

@@ -107,7 +107,8 @@ func (t *itemTeller) tell(ctx context.Context, news <-chan itemNews, moved <-cha
 				t.yield(runnel.ItemNews{}, n.err)
 				return
 			}
-			more = t.take(ctx, &n.ItemNews)
+			// What was sent before a change comes before it.
+			more = t.events(ctx, l) && t.take(ctx, &n.ItemNews)
 		case name := <-moved:
 			more = t.look(ctx, name)
 		case <-l.wake:
@@ -115,11 +116,19 @@ func (t *itemTeller) tell(ctx context.Context, news <-chan itemNews, moved <-cha
 			t.yield(runnel.ItemNews{}, ctx.Err())
 			return
 		}
-		for _, event := range l.take(func(event *runnel.ItemEvent) bool { return t.due(ctx, event) }) {
-			at := t.told[event.Segment.Name]
-			more = more && t.yield(runnel.ItemNews{Segment: event.Segment, ID: at.id, Last: at.last, Event: &event}, nil)
+		more = more && t.events(ctx, l)
+	}
+}
+
+// events tells the events that are due.
+func (t *itemTeller) events(ctx context.Context, l *itemListener) bool {
+	for _, event := range l.take(func(event *runnel.ItemEvent) bool { return t.due(ctx, event) }) {
+		at := t.told[event.Segment.Name]
+		if !t.yield(runnel.ItemNews{Segment: event.Segment, ID: at.id, Last: at.last, Event: &event}, nil) {
+			return false
 		}
 	}
+	return true
 }
 
 // due tells whether the changes before an event have been told.
