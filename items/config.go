@@ -44,18 +44,24 @@ type Config struct {
 	// is the log that New was given.
 	Own Log
 
-	// Connect is asked before a WebSocket is accepted. What it returns is handed to Join and Leave; an error,
-	// a panic, or HookTimeout passing refuses the connection. Nil accepts.
-	Connect func(context.Context, Handshake) (json.RawMessage, error)
+	// MayRevoke says whether the one that a context is about may end the subscriptions of others to a group,
+	// or to a stream if the segment has no name, or to all if it has no space either. Nil lets everybody.
+	MayRevoke func(ctx context.Context, of runnel.Segment) error
+
+	// Connect is asked before a WebSocket is accepted. An error, a panic, or HookTimeout passing refuses the
+	// connection. Nil accepts.
+	Connect func(context.Context, Handshake) (Admission, error)
 	// Join is asked before a subscription is given anything; an error, a panic, or HookTimeout passing
-	// refuses it. Nil accepts.
+	// refuses it. Nil accepts. [Hooks] has one that asks several, and pairs joins with leaves over crashes.
 	Join func(context.Context, Subscription) error
-	// Leave is told of the end of each subscription that Join has accepted, once. Nil tells nobody.
+	// Leave is told of the end of each subscription that Join has accepted, once, and of those that Join
+	// accepted too late. It is not told of those of a process that has crashed. Nil tells nobody.
 	Leave func(context.Context, Subscription)
 	// HookTimeout is how long Connect, Join and Leave may take. 0 means DefaultHookTimeout.
 	HookTimeout time.Duration
-	// Sent is told of every event that was sent, after it is on its way. It must not block. Nil tells nobody.
-	Sent func(group runnel.Segment, frame []byte)
+	// Sent is told of every event that was sent, after it is on its way. It must not block. Nil tells nobody;
+	// the Tell of [Sends] tells triggers.
+	Sent func(Sent)
 
 	// AllowedOrigins are the origins, such as "https://app.example.com", of pages that may connect; hosts
 	// may have wildcards. Empty allows all.
@@ -106,6 +112,14 @@ type Handshake struct {
 	QueryParams map[string][]string `json:"query_params"`
 	// Addr is the address and port of the peer, which may be a proxy.
 	Addr string `json:"addr"`
+}
+
+// Admission is what is known of a WebSocket connection that is accepted.
+type Admission struct {
+	// Context is handed to Join and Leave. Nil is null.
+	Context json.RawMessage
+	// Until is when the connection ends, with unauthorized frames. Zero: not by itself.
+	Until time.Time
 }
 
 // Subscription is what a connection has joined.

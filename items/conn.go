@@ -32,16 +32,17 @@ type conn struct {
 
 	joining sync.Mutex // held while subscriptions are given snapshots
 
-	mu      sync.Mutex
-	room    sync.Cond // of the queue
-	subs    map[string]*subscription
-	queue   queue
-	held    []*change // while holding
-	holding bool
-	bytes   int  // of values in held
-	gap     bool // changes were dropped, so snapshots are due
-	writing bool
-	closed  bool
+	mu       sync.Mutex
+	room     sync.Cond // of the queue
+	subs     map[string]*subscription
+	entering *subscription // the one that is being made
+	queue    queue
+	held     []*change // while holding
+	holding  bool
+	bytes    int  // of values in held
+	gap      bool // changes were dropped, so snapshots are due
+	writing  bool
+	closed   bool
 }
 
 // subscription is one that a connection has.
@@ -51,7 +52,8 @@ type subscription struct {
 	feed *feed
 	cut  cut
 
-	member *member // nil for one that does not show itself
+	member  *member // nil for one that does not show itself
+	revoked string  // why, of one that was revoked while it was made
 }
 
 // cut is where a snapshot was: of one group, or of several.
@@ -137,14 +139,24 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 	}
 	c := &conn{h: h, store: store, inject: h.cfg.InjectID || r.URL.Query().Has("inject_id"), subs: make(map[string]*subscription)}
 	c.room.L = &c.mu
+	var admitted Admission
 	if h.cfg.Connect != nil {
-		given, err := h.connect(r)
-		if err != nil {
+		var err error
+		if admitted, err = h.connect(r); err != nil {
 			return err
 		}
-		c.context = given
+		c.context = admitted.Context
 	}
 	c.ctx, c.cancel = h.cfg.Bind(context.WithoutCancel(r.Context()))
+	if !admitted.Until.IsZero() {
+		unbind := c.cancel
+		var end context.CancelFunc
+		c.ctx, end = context.WithDeadline(c.ctx, admitted.Until)
+		c.cancel = func() {
+			end()
+			unbind()
+		}
+	}
 	if err := h.enter(c); err != nil {
 		c.cancel()
 		return err
@@ -194,49 +206,30 @@ func (h *Handler) forget(c *conn) {
 }
 
 // connect asks the hook. Whatever goes wrong, the answer is no.
-func (h *Handler) connect(r *http.Request) (given json.RawMessage, err error) {
+func (h *Handler) connect(r *http.Request) (Admission, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, invalid("the query is not percent-encoded: %v", err)
+		return Admission{}, invalid("the query is not percent-encoded: %v", err)
 	}
 	shake := Handshake{Headers: make(map[string]string, len(r.Header)), Path: r.URL.Path, QueryParams: query, Addr: r.RemoteAddr}
 	for name, values := range r.Header {
 		shake.Headers[strings.ToLower(name)] = values[len(values)-1]
 	}
 	shake.Headers["host"] = r.Host
-	refused := hook(r.Context(), h.cfg.HookTimeout, func(ctx context.Context) (err error) {
-		given, err = h.cfg.Connect(ctx, shake)
+	given := make(chan Admission, 1)
+	refused := hook(r.Context(), h.cfg.HookTimeout, func(ctx context.Context) error {
+		admitted, err := h.cfg.Connect(ctx, shake)
+		given <- admitted
 		return err
-	})
+	}, nil)
 	if refused == nil {
-		return given, nil
+		return <-given, nil
 	}
 	if known, ok := errors.AsType[*wire.Error](refused); ok {
-		return nil, known
+		return Admission{}, known
 	}
 	h.cfg.Logger.Info("a connection was refused", "addr", r.RemoteAddr, "err", refused)
-	return nil, &wire.Error{Status: http.StatusUnauthorized, Detail: wire.Detail{Code: wire.CodeUnauthorized, Message: "the connection was refused"}, Cause: refused}
-}
-
-// hook runs a function of somebody else's, for so long.
-func hook(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("panic: %v", p)
-			}
-		}()
-		done <- f(ctx)
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return Admission{}, &wire.Error{Status: http.StatusUnauthorized, Detail: wire.Detail{Code: wire.CodeUnauthorized, Message: "the connection was refused"}, Cause: refused}
 }
 
 // serve reads from the connection until it ends.
@@ -327,15 +320,20 @@ func (c *conn) left(s *subscription) {
 	if s.member != nil {
 		c.h.goneFrom(s.member)
 	}
-	if c.h.cfg.Leave == nil {
+	c.h.leave(s.Subscription)
+}
+
+// leave tells the hook that a subscription has ended which it has accepted.
+func (h *Handler) leave(s Subscription) {
+	if h.cfg.Leave == nil {
 		return
 	}
-	err := hook(context.Background(), c.h.cfg.HookTimeout, func(ctx context.Context) error {
-		c.h.cfg.Leave(ctx, s.Subscription)
+	err := hook(context.Background(), h.cfg.HookTimeout, func(ctx context.Context) error {
+		h.cfg.Leave(ctx, s)
 		return nil
-	})
+	}, nil)
 	if err != nil {
-		c.h.cfg.Logger.Warn("a leave was not taken note of", "stream", s.Stream, "group", s.Group, "err", err)
+		h.cfg.Logger.Warn("a leave was not taken note of", "stream", s.Stream, "group", s.Group, "err", err)
 	}
 }
 

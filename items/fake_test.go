@@ -22,6 +22,13 @@ type fakeLog struct {
 	sent    []runnel.ItemEvent
 	failing error // of reads and writes
 	cursors map[runnel.CursorName]uint64
+	leases  map[leaseName]runnel.Lease
+	fences  uint64
+}
+
+type leaseName struct {
+	space runnel.Space
+	key   string
 }
 
 type fakeSpace struct {
@@ -40,7 +47,7 @@ type fakeGroup struct {
 }
 
 func newFake() *fakeLog {
-	return &fakeLog{spaces: make(map[runnel.Space]*fakeSpace), moved: make(chan struct{}), cursors: make(map[runnel.CursorName]uint64)}
+	return &fakeLog{spaces: make(map[runnel.Space]*fakeSpace), moved: make(chan struct{}), cursors: make(map[runnel.CursorName]uint64), leases: make(map[leaseName]runnel.Lease)}
 }
 
 func (f *fakeLog) wake() {
@@ -60,6 +67,10 @@ func (f *fakeLog) space(space runnel.Space) *fakeSpace {
 func (f *fakeLog) WriteItems(_ context.Context, space runnel.Space, all ...runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.writeItems(space, all...)
+}
+
+func (f *fakeLog) writeItems(space runnel.Space, all ...runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
 	if f.failing != nil {
 		return nil, f.failing
 	}
@@ -375,8 +386,83 @@ func (f *fakeLog) Cursor(_ context.Context, name runnel.CursorName) (runnel.Curs
 func (f *fakeLog) Transact(_ context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for _, fence := range t.Fences {
+		if _, err := f.fenced(space, fence); err != nil {
+			return runnel.Committed{}, err
+		}
+	}
+	if len(t.Items) > 0 {
+		if _, err := f.writeItems(space, t.Items...); err != nil {
+			return runnel.Committed{}, err
+		}
+	}
 	for _, move := range t.Cursors {
 		f.cursors[runnel.CursorName{Space: space, Segment: move.Segment, Name: move.Name}] = move.Place
 	}
 	return runnel.Committed{}, nil
+}
+
+func (f *fakeLog) fenced(space runnel.Space, fence runnel.Fence) (runnel.Lease, error) {
+	lease := f.leases[leaseName{space, fence.Key}]
+	if lease.Number != fence.Number || !time.Now().Before(lease.Deadline) {
+		return lease, &runnel.LeaseLostError{Key: fence.Key, Number: fence.Number, Current: lease.Number}
+	}
+	return lease, nil
+}
+
+func (f *fakeLog) AcquireLease(ctx context.Context, space runnel.Space, q runnel.LeaseRequest) (runnel.Lease, error) {
+	for {
+		f.mu.Lock()
+		held := f.leases[leaseName{space, q.Key}]
+		left := time.Until(held.Deadline)
+		if left <= 0 || held.Holder == q.Holder {
+			f.fences++
+			lease := runnel.Lease{Space: space, Key: q.Key, Holder: q.Holder, Number: f.fences, TTL: q.TTL, Deadline: time.Now().Add(q.TTL)}
+			f.leases[leaseName{space, q.Key}] = lease
+			f.mu.Unlock()
+			return lease, nil
+		}
+		moved := f.moved
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return runnel.Lease{}, ctx.Err()
+		case <-moved:
+		case <-time.After(left):
+		}
+	}
+}
+
+func (f *fakeLog) RenewLease(_ context.Context, space runnel.Space, fence runnel.Fence) (runnel.Lease, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	lease, err := f.fenced(space, fence)
+	if err == nil {
+		lease.Deadline = time.Now().Add(lease.TTL)
+		f.leases[leaseName{space, fence.Key}] = lease
+	}
+	return lease, err
+}
+
+func (f *fakeLog) ReleaseLease(_ context.Context, space runnel.Space, fence runnel.Fence) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.fenced(space, fence)
+	if err == nil {
+		delete(f.leases, leaseName{space, fence.Key})
+		f.wake()
+	}
+	return err
+}
+
+func (f *fakeLog) Leases(_ context.Context, space runnel.Space, prefix, _ string) iter.Seq2[runnel.Lease, error] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []runnel.Lease
+	for name, lease := range f.leases {
+		if name.space == space && strings.HasPrefix(name.key, prefix) && time.Now().Before(lease.Deadline) {
+			all = append(all, lease)
+		}
+	}
+	return pairs(all)
 }

@@ -31,6 +31,7 @@ var functions = map[string]function{
 	"list":        {"STREAM_GET_GROUP_ERROR", (*Handler).callList},
 	"list_groups": {"STREAM_LIST_GROUPS_ERROR", (*Handler).callListGroups},
 	"list_all":    {"STREAM_LIST_ALL_ERROR", (*Handler).callListAll},
+	"revoke":      {"STREAM_REVOKE_ERROR", (*Handler).callRevoke},
 }
 
 // codeDeserialization is the code of an input that lacks a field, or has one of another type.
@@ -46,8 +47,12 @@ type input struct {
 	Type   *string         `json:"type"`
 	ID     *string         `json:"id"`
 
-	// Subscription addresses one subscription in a send.
-	Subscription *string `json:"subscription_id"`
+	// Subscription addresses one subscription in a send or a revoke, and Context those whose connections were
+	// given one that holds it.
+	Subscription *string         `json:"subscription_id"`
+	Context      json.RawMessage `json:"context"`
+	// Message is told to those whose subscriptions are revoked.
+	Message string `json:"message"`
 	// Atomic applies all operations of an update, or none.
 	Atomic bool `json:"atomic"`
 	conditions

@@ -57,12 +57,8 @@ func New(log Log, cfg Config) *Handler {
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	h.draining = true
-	conns := make([]*conn, 0, len(h.conns))
-	for c := range h.conns {
-		conns = append(conns, c)
-	}
 	h.mu.Unlock()
-	for _, c := range conns {
+	for _, c := range h.connections() {
 		h.live.Go(func() { c.goAway() })
 	}
 	h.end()

@@ -110,7 +110,9 @@ func (c *conn) join(data *joinData) {
 	again := c.subs[s.ID]
 	delete(c.subs, s.ID)
 	full := len(c.subs) >= c.h.cfg.MaxSubscriptions
+	c.entering = s
 	c.mu.Unlock()
+	defer c.entered(s)
 	if again != nil {
 		c.left(again)
 	}
@@ -124,9 +126,7 @@ func (c *conn) join(data *joinData) {
 		return
 	}
 	if err := c.enterGroup(s, data.Since); err != nil {
-		if c.h.cfg.Leave != nil {
-			c.h.cfg.Leave(context.WithoutCancel(c.ctx), s.Subscription)
-		}
+		c.h.leave(s.Subscription)
 		if errors.Is(err, runnel.ErrForbidden) || errors.Is(err, runnel.ErrUnauthorized) {
 			c.tell(unauthorized(&s.Subscription, c.h.stamp(s.seg), trim(err)))
 			return
@@ -161,7 +161,10 @@ func (c *conn) permit(s *subscription) error {
 	if c.h.cfg.Join == nil {
 		return nil
 	}
-	return hook(c.ctx, c.h.cfg.HookTimeout, func(ctx context.Context) error { return c.h.cfg.Join(ctx, s.Subscription) })
+	return hook(c.ctx, c.h.cfg.HookTimeout,
+		func(ctx context.Context) error { return c.h.cfg.Join(ctx, s.Subscription) },
+		func() { c.h.leave(s.Subscription) },
+	)
 }
 
 // snapshot is what a subscription is given first, for each group.

@@ -77,13 +77,7 @@ func (h *Handler) renewMembers() {
 		case <-tick.C:
 		}
 		var members []*member
-		h.mu.Lock()
-		conns := make([]*conn, 0, len(h.conns))
-		for c := range h.conns {
-			conns = append(conns, c)
-		}
-		h.mu.Unlock()
-		for _, c := range conns {
+		for _, c := range h.connections() {
 			c.mu.Lock()
 			for _, s := range c.subs {
 				if s.member != nil {

@@ -14,13 +14,7 @@ func (h *Handler) send(ctx context.Context, group runnel.Segment, e event) error
 		return &runnel.TooLargeError{What: fmt.Sprintf("event of type %.40q", e.kind), Limit: int64(h.cfg.MaxQueueBytes / 2), Got: int64(n)}
 	}
 	sent := runnel.ItemEvent{Segment: group, Item: e.item, Subscription: e.subscription, Type: e.kind, Data: e.data}
-	if err := h.log.SendItem(ctx, sent); err != nil {
-		return err
-	}
-	if h.cfg.Sent != nil {
-		h.cfg.Sent(group, e.frame(group, h.stamp(group)))
-	}
-	return nil
+	return h.log.SendItem(ctx, sent)
 }
 
 // hear tells subscribers of events, whichever way in they were sent.

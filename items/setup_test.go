@@ -26,9 +26,15 @@ type server struct {
 
 func serve(t *testing.T, cfg items.Config) *server {
 	t.Helper()
-	s := &server{t: t, log: newFake()}
-	h := items.New(s.log, cfg)
-	s.Server = httptest.NewServer(h)
+	log := newFake()
+	s := serveHandler(t, items.New(log, cfg))
+	s.log = log
+	return s
+}
+
+func serveHandler(t *testing.T, h *items.Handler) *server {
+	t.Helper()
+	s := &server{t: t, Server: httptest.NewServer(h)}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

@@ -322,10 +322,12 @@ func TestPagesOfOtherOriginsMayNotConnect(t *testing.T) {
 }
 
 func TestAHookRefusesConnectionsAndFailsClosed(t *testing.T) {
-	for name, hook := range map[string]func(context.Context, items.Handshake) (json.RawMessage, error){
-		"refuses": func(context.Context, items.Handshake) (json.RawMessage, error) { return nil, errors.New("no") },
-		"panics":  func(context.Context, items.Handshake) (json.RawMessage, error) { panic("broken") },
-		"hangs": func(ctx context.Context, _ items.Handshake) (json.RawMessage, error) {
+	for name, hook := range map[string]func(context.Context, items.Handshake) (items.Admission, error){
+		"refuses": func(context.Context, items.Handshake) (items.Admission, error) {
+			return items.Admission{}, errors.New("no")
+		},
+		"panics": func(context.Context, items.Handshake) (items.Admission, error) { panic("broken") },
+		"hangs": func(ctx context.Context, _ items.Handshake) (items.Admission, error) {
 			select {}
 		},
 	} {
@@ -340,8 +342,8 @@ func TestAHookRefusesConnectionsAndFailsClosed(t *testing.T) {
 func TestAJoinIsRefusedBeforeAnyDataFlows(t *testing.T) {
 	left := make(chan items.Subscription, 10)
 	s := serve(t, items.Config{
-		Connect: func(_ context.Context, shake items.Handshake) (json.RawMessage, error) {
-			return json.RawMessage(fmt.Sprintf(`{"user":%q}`, shake.QueryParams["user"][0])), nil
+		Connect: func(_ context.Context, shake items.Handshake) (items.Admission, error) {
+			return items.Admission{Context: json.RawMessage(fmt.Sprintf(`{"user":%q}`, shake.QueryParams["user"][0]))}, nil
 		},
 		Join: func(_ context.Context, sub items.Subscription) error {
 			switch {

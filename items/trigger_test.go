@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 // run starts a trigger, and returns what ends it as a crash of its process does: without being asked.
 func run(t *testing.T, log *fakeLog, trigger items.Trigger) (stop func()) {
 	t.Helper()
+	trigger.Logger = slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -72,14 +75,16 @@ func (r *recorder) want(t *testing.T, want ...string) {
 	r.seen = nil
 }
 
-func TestATriggerIsToldOfChangesThatMatch(t *testing.T) {
-	condition := func(expression string) func(*items.TriggerEvent) (bool, error) {
-		when, err := items.Condition(expression)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return when
+func condition(t *testing.T, expression string) func(*items.TriggerEvent) (bool, error) {
+	t.Helper()
+	when, err := items.Condition(expression)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return when
+}
+
+func TestATriggerIsToldOfChangesThatMatch(t *testing.T) {
 	for name, c := range map[string]struct {
 		trigger items.Trigger
 		want    []string
@@ -90,8 +95,9 @@ func TestATriggerIsToldOfChangesThatMatch(t *testing.T) {
 		"an item":      {items.Trigger{Group: "room", Item: "b1"}, []string{`create room/b1 3`}},
 		"a prefix":     {items.Trigger{Group: "room", Prefix: "b"}, []string{`create room/b1 3`}},
 		"an event":     {items.Trigger{Events: []string{"delete", "update"}}, []string{`update room/a1 {"n":2}`, `delete room/a1 {"n":2}`}},
-		"a condition":  {items.Trigger{When: condition(`event != "delete" && value.n > 1`)}, []string{`update room/a1 {"n":2}`}},
-		"of the names": {items.Trigger{When: condition(`stream == "chat" && group.startsWith("att") && item == "a1"`)}, []string{`create attic/a1 4`}},
+		"a condition":  {items.Trigger{When: condition(t, `event != "delete" && value.n > 1`)}, []string{`update room/a1 {"n":2}`}},
+		"of integers":  {items.Trigger{When: condition(t, `event == "update" && value.n % 2 == 0`)}, []string{`update room/a1 {"n":2}`}},
+		"of the names": {items.Trigger{When: condition(t, `stream == "chat" && group.startsWith("att") && item == "a1"`)}, []string{`create attic/a1 4`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -219,5 +225,234 @@ func TestAnEventIsParkedAndReplayed(t *testing.T) {
 			t.Errorf("still parked: %s", view.Items[0].Value)
 		}
 		seen.want(t, `create room/a 1`)
+	})
+}
+
+func TestATriggerIsToldOfWhatIsSent(t *testing.T) {
+	for name, c := range map[string]struct {
+		trigger items.Trigger
+		want    []string
+	}{
+		"all":           {items.Trigger{}, []string{`event room/ {"who":"ann"}`, `event room/m1 1`, `event attic/m1 2`}},
+		"a group":       {items.Trigger{Group: "attic"}, []string{`event attic/m1 2`}},
+		"an item":       {items.Trigger{Item: "m1"}, []string{`event room/m1 1`, `event attic/m1 2`}},
+		"a prefix":      {items.Trigger{GroupPrefix: "r", Prefix: "m"}, []string{`event room/m1 1`}},
+		"events only":   {items.Trigger{Events: []string{"event"}}, []string{`event room/ {"who":"ann"}`, `event room/m1 1`, `event attic/m1 2`}},
+		"no events":     {items.Trigger{Events: []string{"create", "update", "delete"}}, nil},
+		"by their type": {items.Trigger{When: condition(t, `event_type == "typing" && value.who == "ann"`)}, []string{`event room/ {"who":"ann"}`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, seen, sends := newFake(), &recorder{}, new(items.Sends)
+				c.trigger.Name, c.trigger.Stream, c.trigger.Handle, c.trigger.Sends = "t", "chat", seen.handle, sends
+				defer run(t, log, c.trigger)()
+				room := runnel.Segment{Space: "chat", Name: "room"}
+				m1 := "m1"
+				for _, sent := range []items.Sent{
+					{Group: room, Type: "typing", Data: []byte(`{"who":"ann"}`)},
+					{Group: room, Item: &m1, Type: "t", Data: []byte(`1`)},
+					{Group: runnel.Segment{Space: "other", Name: "room"}, Type: "t", Data: []byte(`0`)},
+					{Group: runnel.Segment{Space: "chat", Name: "attic"}, Item: &m1, Type: "t", Data: []byte(`2`)},
+				} {
+					sends.Tell(sent)
+					synctest.Wait()
+				}
+				seen.want(t, c.want...)
+			})
+		})
+	}
+}
+
+// A handler that hangs leaves out events beyond those that may wait, keeps none, and delays no one who sends.
+func TestAHandlerOfSentEventsThatHangsLeavesThemOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sends := newFake(), new(items.Sends)
+		var calls atomic.Int64
+		hang := func(ctx context.Context, _ *items.TriggerEvent) error {
+			calls.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		defer run(t, log, items.Trigger{Name: "t", Stream: "chat", Events: []string{"event"}, Handle: hang, Sends: sends, Timeout: time.Second})()
+		for range 3000 {
+			sends.Tell(items.Sent{Group: runnel.Segment{Space: "chat", Name: "room"}, Type: "t", Data: []byte(`1`)})
+		}
+		time.Sleep(time.Hour) //nolint:forbidigo // fake time
+		if n := calls.Load(); n < 1000 || n > 1001 {
+			t.Errorf("it was called %d times", n)
+		}
+		if view, err := log.Items(t.Context(), runnel.Segment{Space: items.ParkedStream, Name: "t"}, runnel.ItemQuery{}); !errors.Is(err, runnel.ErrNotFound) {
+			t.Errorf("parked: %v, %v", view, err)
+		}
+	})
+}
+
+// A group whose handler hangs has room for a few events; what comes behind them is read from the log when it
+// is their turn, and other groups do not wait, however much it is.
+func TestAGroupThatHangsTakesNoRoomOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, seen := newFake(), &recorder{}
+		var hangs atomic.Bool
+		hangs.Store(true)
+		var mu sync.Mutex
+		var order []string
+		handle := func(ctx context.Context, e *items.TriggerEvent) error {
+			if e.Group != "hangs" {
+				return seen.handle(ctx, e)
+			}
+			if hangs.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, string(e.Value))
+			return nil
+		}
+		trigger := items.Trigger{Name: "t", Stream: "chat", Handle: handle, Attempts: 1000, Timeout: 10 * time.Second}
+		stop := run(t, log, trigger)
+		const n = 500
+		for i := range n {
+			put(t, log, "hangs", "a", fmt.Sprint(i))
+		}
+		put(t, log, "room", "a", `1`)
+		synctest.Wait()
+		seen.want(t, `create room/a 1`)
+		stop()
+
+		defer run(t, log, trigger)()
+		seen.want(t, `create room/a 1`) // again: the place is before what hangs
+		hangs.Store(false)
+		time.Sleep(time.Hour) //nolint:forbidigo // fake time
+		mu.Lock()
+		defer mu.Unlock()
+		if len(order) != n {
+			t.Fatalf("%d changes of the group were handed over, not %d", len(order), n)
+		}
+		for i, value := range order {
+			if value != fmt.Sprint(i) {
+				t.Fatalf("change %d is %s", i, value)
+			}
+		}
+	})
+}
+
+// A group that is deleted and made again while its handler hangs: what is gone is left out, and the rest comes.
+func TestAGroupIsDeletedWhileItsHandlerHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, seen := newFake(), &recorder{}
+		var hangs atomic.Bool
+		hangs.Store(true)
+		handle := func(ctx context.Context, e *items.TriggerEvent) error {
+			if hangs.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return seen.handle(ctx, e)
+		}
+		defer run(t, log, items.Trigger{Name: "t", Stream: "chat", Handle: handle, Attempts: 1000, Timeout: time.Second})()
+		for i := range 100 {
+			put(t, log, "room", "a", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		if err := log.Delete(t.Context(), runnel.Segment{Space: "chat", Name: "room"}); err != nil {
+			t.Fatal(err)
+		}
+		put(t, log, "room", "a", `"anew"`)
+		synctest.Wait()
+		hangs.Store(false)
+		time.Sleep(time.Hour) //nolint:forbidigo // fake time
+		seen.mu.Lock()
+		defer seen.mu.Unlock()
+		if last := seen.seen[len(seen.seen)-1]; last != `create room/a "anew"` {
+			t.Errorf("the last is %s", last)
+		}
+	})
+}
+
+// Of several processes one does the work; when it ends, or is frozen, another goes on where it was.
+func TestOneProcessRunsATriggerAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFake()
+		var seen [3]recorder
+		var stops [3]func()
+		for i := range seen {
+			stops[i] = run(t, log, items.Trigger{Name: "t", Stream: "chat", Handle: seen[i].handle})
+		}
+		handled := func() (by int, what []string) {
+			for i := range seen {
+				seen[i].mu.Lock()
+				defer seen[i].mu.Unlock()
+				if len(seen[i].seen) > 0 {
+					by, what = i, append(what, seen[i].seen...)
+					seen[i].seen = nil
+				}
+			}
+			return by, what
+		}
+		for n := range 3 {
+			put(t, log, "room", "a", fmt.Sprint(n))
+			time.Sleep(time.Minute) //nolint:forbidigo // fake time
+			by, what := handled()
+			if len(what) != 1 || !strings.HasSuffix(what[0], fmt.Sprint(n)) {
+				t.Errorf("change %d was handled: %q", n, what)
+			}
+			stops[by]()
+		}
+	})
+}
+
+// A process that was away while its lease ran out stores nothing any more, and its handlers are told to end.
+func TestAProcessThatHasLostItsLeaseStoresNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFake()
+		var mu sync.Mutex
+		var fences []uint64
+		ended := false
+		trigger := items.Trigger{Name: "t", Stream: "chat", Handle: func(ctx context.Context, e *items.TriggerEvent) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if fences = append(fences, e.Fence); len(fences) > 1 {
+				return nil
+			}
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			ended = true
+			return nil // it says that it has done it, but too late
+		}, Timeout: time.Hour}
+		defer run(t, log, trigger)()
+		put(t, log, "room", "a", `1`)
+		synctest.Wait()
+		log.mu.Lock()
+		for name, lease := range log.leases {
+			lease.Deadline = time.Now()
+			log.leases[name] = lease
+		}
+		log.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // fake time
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended || len(fences) != 2 || fences[1] <= fences[0] {
+			t.Errorf("under the numbers %v; told to end: %t", fences, ended)
+		}
+	})
+}
+
+func TestATriggerGoesOnAfterReadingFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, seen := newFake(), &recorder{}
+		log.failing = errors.New("out of order")
+		trigger := items.Trigger{Name: "t", Stream: "chat", Handle: seen.handle}
+		stop := run(t, log, trigger)
+		time.Sleep(time.Minute) //nolint:forbidigo // fake time
+		log.mu.Lock()
+		log.failing = nil
+		log.mu.Unlock()
+		time.Sleep(time.Minute) //nolint:forbidigo // fake time
+		put(t, log, "room", "a", `1`)
+		synctest.Wait()
+		seen.want(t, `create room/a 1`)
+		stop()
 	})
 }

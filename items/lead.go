@@ -1,0 +1,199 @@
+package items
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/runnelhq/runnel"
+)
+
+const (
+	// ownLease is how long a process that has crashed keeps others from going on in its place.
+	ownLease = 15 * time.Second
+	// triggerSave is how long a trigger waits before it stores its place, so that many moves are one write.
+	triggerSave = 100 * time.Millisecond
+)
+
+// errLeaseOver: the lease could not be renewed in its time.
+var errLeaseOver = errors.New("the lease could not be renewed in its time")
+
+// A term is the time in which one process holds the lease of a trigger. Whatever it stores is fenced by the
+// lease, so a process that has lost it without knowing stores nothing.
+type term struct {
+	*Trigger
+	log   TriggerLog
+	fence runnel.Fence
+	end   context.CancelCauseFunc
+
+	mu      sync.Mutex
+	room    sync.Cond // for another lane
+	lanes   map[string]*lane
+	read    runnel.Position // everything up to it has been read
+	saved   runnel.Position // the place that is stored
+	saving  bool
+	working sync.WaitGroup
+}
+
+// lead waits for the lease of the trigger, and does its work for as long as it has it.
+func (t *Trigger) lead(ctx context.Context, log TriggerLog) error {
+	lease, err := log.AcquireLease(ctx, t.space(), runnel.LeaseRequest{Key: t.placeName(), Holder: t.Holder, TTL: ownLease, Wait: true})
+	if err != nil {
+		return err
+	}
+	work, end := context.WithCancelCause(ctx)
+	r := &term{Trigger: t, log: log, fence: lease.Fence(), end: end, lanes: make(map[string]*lane)}
+	r.room.L = &r.mu
+	var holding sync.WaitGroup
+	holding.Go(func() { r.end(hold(work, log, lease)) })
+	stop := context.AfterFunc(work, r.room.Broadcast)
+	defer func() {
+		end(nil)
+		stop()
+		r.working.Wait()
+		holding.Wait()
+		release(ctx, log, lease)
+	}()
+	if err := r.begin(work); err != nil {
+		return err
+	}
+	r.working.Go(func() { r.replayParked(work) })
+	for work.Err() == nil {
+		if err := r.follow(work); work.Err() == nil {
+			r.Logger.Warn("a trigger reads on later", "trigger", r.Name, "err", err)
+			pause(work, time.Second)
+		}
+	}
+	return context.Cause(work)
+}
+
+// hold renews a lease until ctx ends, or says why it is lost. A process that was stopped for a while finds out
+// by its own clock.
+func hold(ctx context.Context, log TriggerLog, lease runnel.Lease) error {
+	until := time.Now().Add(ownLease) // at most so long ago it was given: the first renewal sets that right
+	for wait := time.Duration(0); pause(ctx, wait); {
+		sent := time.Now()
+		asking, cancel := context.WithDeadline(ctx, until)
+		_, err := log.RenewLease(asking, lease.Space, lease.Fence())
+		cancel()
+		switch {
+		case err == nil:
+			until, wait = sent.Add(ownLease), ownLease/3
+		case errors.Is(err, runnel.ErrLeaseLost):
+			return err
+		case !time.Now().Before(until):
+			return errors.Join(errLeaseOver, err)
+		default:
+			wait = ownLease / 30
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// release gives a lease back, so that another process need not wait. It does not matter if that fails.
+func release(ctx context.Context, log TriggerLog, lease runnel.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = log.ReleaseLease(ctx, lease.Space, lease.Fence())
+}
+
+// placeName is the name of the cursor and of the lease.
+func (t *Trigger) placeName() string { return "trigger/" + t.Name }
+
+// begin finds the place to go on from, and stores one if there is none.
+func (r *term) begin(ctx context.Context) error {
+	c, err := r.log.Cursor(ctx, runnel.CursorName{Space: r.space(), Name: r.placeName()})
+	if err == nil {
+		r.read = runnel.Position(c.Place)
+		r.saved = r.read
+		return nil
+	}
+	if !errors.Is(err, runnel.ErrNotFound) {
+		return err
+	}
+	if r.fromStart {
+		return nil
+	}
+	info, err := r.log.StatSpace(ctx, r.space())
+	if err != nil {
+		return err
+	}
+	r.read, r.saved = info.Head, info.Head
+	return r.store(ctx, info.Head)
+}
+
+func (r *term) store(ctx context.Context, at runnel.Position) error {
+	_, err := r.log.Transact(ctx, r.space(), runnel.Transaction{
+		Cursors: []runnel.CursorMove{{Name: r.placeName(), Place: uint64(at)}},
+		Fences:  []runnel.Fence{r.fence},
+	})
+	return err
+}
+
+// follow hands over what comes after the place, until reading fails.
+func (r *term) follow(ctx context.Context) error {
+	for batch, err := range r.log.TailSpaceItems(ctx, r.space(), cmp.Or(r.Group, r.GroupPrefix), r.read) {
+		if err != nil {
+			return err
+		}
+		for i := range batch.Changes {
+			if e := r.match(&change{group: batch.Segment, id: batch.ID, ItemChange: batch.Changes[i]}); e != nil {
+				r.enqueue(ctx, e)
+			}
+		}
+		r.mu.Lock()
+		r.read = max(r.read, batch.LastPosition)
+		r.moved(ctx)
+		r.mu.Unlock()
+	}
+	return ctx.Err()
+}
+
+// place is where the trigger has come to: everything up to it is done. The lock is held.
+func (r *term) place() runnel.Position {
+	at := r.read
+	for _, l := range r.lanes {
+		at = min(at, l.first()-1)
+	}
+	return at
+}
+
+// moved stores the place in a moment. The lock is held.
+func (r *term) moved(ctx context.Context) {
+	if !r.saving {
+		r.saving = true
+		r.working.Go(func() { r.save(ctx) })
+	}
+}
+
+func (r *term) save(ctx context.Context) {
+	pause(ctx, triggerSave)
+	for {
+		r.mu.Lock()
+		at := r.place()
+		if at <= r.saved {
+			r.saving = false
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		// Not ctx: what was done is noted at the end too.
+		noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Timeout)
+		err := r.store(noted, at)
+		cancel()
+		if errors.Is(err, runnel.ErrLeaseLost) {
+			r.end(err)
+		}
+		r.mu.Lock()
+		if err == nil || ctx.Err() != nil {
+			r.saved = at
+		}
+		r.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			r.Logger.Warn("the place of a trigger was not stored", "trigger", r.Name, "err", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
