@@ -59,9 +59,6 @@ type Config struct {
 	Leave func(context.Context, Subscription)
 	// HookTimeout is how long Connect, Join and Leave may take. 0 means DefaultHookTimeout.
 	HookTimeout time.Duration
-	// Sent is told of every event that was sent, after it is on its way. It must not block. Nil tells nobody;
-	// the Tell of [Sends] tells triggers.
-	Sent func(Sent)
 
 	// AllowedOrigins are the origins, such as "https://app.example.com", of pages that may connect; hosts
 	// may have wildcards. Empty allows all.

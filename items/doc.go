@@ -10,6 +10,9 @@
 //	/v1/items/openapi.json                   all of it, described
 //	/stream/{stream}/{group}[/{item}]        WebSocket; so are the paths of resources, and /v1/items/
 //
+// A [Trigger] calls a handler after changes, a [Hook] is asked about joins and told of leaves; both keep their
+// place in the log, under a lease, so that they survive whatever process they run in.
+//
 // A subscriber that is slow is sent the latest change of each item, and if that is too much, a gap notice
 // and all items again. It holds up nobody.
 package items

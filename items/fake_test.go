@@ -391,6 +391,12 @@ func (f *fakeLog) Transact(_ context.Context, space runnel.Space, t runnel.Trans
 			return runnel.Committed{}, err
 		}
 	}
+	for _, move := range t.Cursors {
+		name := runnel.CursorName{Space: space, Segment: move.Segment, Name: move.Name}
+		if place := f.cursors[name]; move.Expect != nil && place != *move.Expect {
+			return runnel.Committed{}, &runnel.CursorMovedError{Cursor: name, Want: *move.Expect, Place: place}
+		}
+	}
 	if len(t.Items) > 0 {
 		if _, err := f.writeItems(space, t.Items...); err != nil {
 			return runnel.Committed{}, err

@@ -56,9 +56,13 @@ func (t *Trigger) lead(ctx context.Context, log TriggerLog) error {
 		holding.Wait()
 		release(ctx, log, lease)
 	}()
-	if err := r.begin(work); err != nil {
+	if err := t.Begin(work, log); err != nil {
 		return err
 	}
+	if r.read, err = t.stored(work, log); err != nil {
+		return err
+	}
+	r.saved = r.read
 	r.working.Go(func() { r.replayParked(work) })
 	for work.Err() == nil {
 		if err := r.follow(work); work.Err() == nil {
@@ -102,26 +106,33 @@ func release(ctx context.Context, log TriggerLog, lease runnel.Lease) {
 // placeName is the name of the cursor and of the lease.
 func (t *Trigger) placeName() string { return "trigger/" + t.Name }
 
-// begin finds the place to go on from, and stores one if there is none.
-func (r *term) begin(ctx context.Context) error {
-	c, err := r.log.Cursor(ctx, runnel.CursorName{Space: r.space(), Name: r.placeName()})
-	if err == nil {
-		r.read = runnel.Position(c.Place)
-		r.saved = r.read
-		return nil
-	}
-	if !errors.Is(err, runnel.ErrNotFound) {
+// Begin makes sure that the trigger has a place, so that it is called after what comes next, however late it
+// is run. One that has a place keeps it.
+func (t Trigger) Begin(ctx context.Context, log TriggerLog) error {
+	if _, err := t.stored(ctx, log); !errors.Is(err, runnel.ErrNotFound) {
 		return err
 	}
-	if r.fromStart {
-		return nil
+	var place runnel.Position
+	if !t.fromStart {
+		info, err := log.StatSpace(ctx, t.space())
+		if err != nil {
+			return err
+		}
+		place = info.Head
 	}
-	info, err := r.log.StatSpace(ctx, r.space())
-	if err != nil {
-		return err
+	_, err := log.Transact(ctx, t.space(), runnel.Transaction{
+		Cursors: []runnel.CursorMove{{Name: t.placeName(), Place: uint64(place), Expect: new(uint64)}},
+	})
+	if errors.Is(err, runnel.ErrCursorMoved) {
+		return nil // another process was first
 	}
-	r.read, r.saved = info.Head, info.Head
-	return r.store(ctx, info.Head)
+	return err
+}
+
+// stored returns the place of the trigger.
+func (t *Trigger) stored(ctx context.Context, log TriggerLog) (runnel.Position, error) {
+	c, err := log.Cursor(ctx, runnel.CursorName{Space: t.space(), Name: t.placeName()})
+	return runnel.Position(c.Place), err
 }
 
 func (r *term) store(ctx context.Context, at runnel.Position) error {

@@ -2,8 +2,9 @@ package items
 
 import (
 	"context"
-	"encoding/json"
+	"iter"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -12,54 +13,6 @@ import (
 
 // maxSendsWaiting is how many events of a trigger wait for its handler.
 const maxSendsWaiting = 1000
-
-// Sent is an event that was sent to a group.
-type Sent struct {
-	Group runnel.Segment
-	// Item is nil if the event is about none.
-	Item *string
-	Type string
-	Data json.RawMessage
-	// Frame is the event as subscribers are given it.
-	Frame json.RawMessage
-}
-
-// Sends hands the events that are sent through a handler to triggers of the same process. The zero Sends is
-// ready; its Tell is for [Config.Sent].
-type Sends struct {
-	mu        sync.Mutex
-	listeners map[*func(Sent)]runnel.Space
-}
-
-// Tell tells triggers of an event. It does not wait for them.
-func (s *Sends) Tell(e Sent) {
-	s.mu.Lock()
-	var all []func(Sent)
-	for listener, space := range s.listeners {
-		if space == e.Group.In() {
-			all = append(all, *listener)
-		}
-	}
-	s.mu.Unlock()
-	for _, tell := range all {
-		tell(e)
-	}
-}
-
-// listen calls tell with each event of a space until stop is called.
-func (s *Sends) listen(space runnel.Space, tell func(Sent)) (stop func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listeners == nil {
-		s.listeners = make(map[*func(Sent)]runnel.Space)
-	}
-	s.listeners[&tell] = space
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.listeners, &tell)
-	}
-}
 
 // A hearing hands events to the handler of a trigger, one lane for each group.
 type hearing struct {
@@ -72,24 +25,22 @@ type hearing struct {
 }
 
 // hear hands over events until ctx ends.
-func (t *Trigger) hear(ctx context.Context) {
+func (t *Trigger) hear(ctx context.Context, events iter.Seq[runnel.ItemEvent]) {
 	h := &hearing{Trigger: t, lanes: make(map[string][]*TriggerEvent)}
-	stop := t.Sends.listen(t.space(), func(e Sent) { h.enqueue(ctx, &e) })
-	<-ctx.Done()
-	stop()
-	h.mu.Lock()
-	h.lanes = nil
-	h.mu.Unlock()
-	h.working.Wait()
+	defer h.working.Wait()
+	for sent := range events {
+		h.enqueue(ctx, &sent)
+	}
 }
 
-func (h *hearing) enqueue(ctx context.Context, s *Sent) {
-	if !h.isAbout(s.Group.Name, s.Item) {
+func (h *hearing) enqueue(ctx context.Context, s *runnel.ItemEvent) {
+	if !h.isAbout(s.Segment.Name, s.Item) {
 		return
 	}
 	e := &TriggerEvent{
-		Key: h.Name + "/" + uuid.NewString(), Stream: h.Stream, Group: s.Group.Name, Item: deref(s.Item), Kind: kindEvent,
-		Value: s.Data, Type: s.Type, Frame: s.Frame, Attempt: 1,
+		Key: h.Name + "/" + uuid.NewString(), Stream: h.Stream, Group: s.Segment.Name, Item: deref(s.Item), Kind: kindEvent,
+		Value: s.Data, Type: s.Type, Attempt: 1,
+		Frame: (&event{item: s.Item, kind: s.Type, data: s.Data}).frame(s.Segment, time.Now().UnixMilli()),
 	}
 	if !h.lets(e) {
 		return
@@ -97,10 +48,7 @@ func (h *hearing) enqueue(ctx context.Context, s *Sent) {
 	name := h.lane(e)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.lanes == nil:
-		return
-	case h.waiting >= maxSendsWaiting:
+	if h.waiting >= maxSendsWaiting {
 		h.dropped++
 		return
 	}
@@ -117,7 +65,7 @@ func (h *hearing) work(ctx context.Context, name string) {
 	for {
 		h.mu.Lock()
 		waiting := h.lanes[name]
-		if len(waiting) == 0 {
+		if len(waiting) == 0 || ctx.Err() != nil {
 			delete(h.lanes, name)
 			h.mu.Unlock()
 			return

@@ -71,8 +71,6 @@ type Trigger struct {
 	// Handle is called with a context that ends after Timeout, or when the lease is lost. It may be called
 	// again with the same change.
 	Handle func(ctx context.Context, e *TriggerEvent) error
-	// Sends is where events are heard of. Nil: nowhere, so the trigger is only about changes.
-	Sends *Sends
 	// Holder names the process to others that run the trigger. One that comes back under its name after a crash
 	// goes on at once; two that run at a time must not have the same. Empty means a name that nobody has, so that
 	// the others, or the next one, wait until the lease of one that has crashed is over: 15 seconds.
@@ -139,13 +137,14 @@ func (t *Trigger) space() runnel.Space { return runnel.Space{Store: t.Store, Nam
 // Run runs the trigger until ctx ends. A trigger that has never run begins with what comes next.
 func (t Trigger) Run(ctx context.Context, log TriggerLog) error {
 	t.setDefaults()
-	if err := t.validate(); err != nil {
+	if err := t.Validate(); err != nil {
 		return err
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	if t.Sends != nil && t.isOn(kindEvent) {
-		running.Go(func() { t.hear(ctx) })
+	if t.isOn(kindEvent) {
+		events := log.ItemEvents(ctx, t.space())
+		running.Go(func() { t.hear(ctx, events) })
 	}
 	if !t.isOn(kindCreate, kindUpdate, kindDelete) {
 		<-ctx.Done()
@@ -165,7 +164,8 @@ func (t Trigger) Run(ctx context.Context, log TriggerLog) error {
 	return ctx.Err()
 }
 
-func (t *Trigger) validate() error {
+// Validate says what is wrong with the trigger, which Run would refuse.
+func (t *Trigger) Validate() error {
 	if t.Handle == nil {
 		return &runnel.InvalidError{What: "trigger " + t.Name, Rule: "has no handler"}
 	}

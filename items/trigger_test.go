@@ -243,18 +243,20 @@ func TestATriggerIsToldOfWhatIsSent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log, seen, sends := newFake(), &recorder{}, new(items.Sends)
-				c.trigger.Name, c.trigger.Stream, c.trigger.Handle, c.trigger.Sends = "t", "chat", seen.handle, sends
+				log, seen := newFake(), &recorder{}
+				c.trigger.Name, c.trigger.Stream, c.trigger.Handle = "t", "chat", seen.handle
 				defer run(t, log, c.trigger)()
 				room := runnel.Segment{Space: "chat", Name: "room"}
 				m1 := "m1"
-				for _, sent := range []items.Sent{
-					{Group: room, Type: "typing", Data: []byte(`{"who":"ann"}`)},
-					{Group: room, Item: &m1, Type: "t", Data: []byte(`1`)},
-					{Group: runnel.Segment{Space: "other", Name: "room"}, Type: "t", Data: []byte(`0`)},
-					{Group: runnel.Segment{Space: "chat", Name: "attic"}, Item: &m1, Type: "t", Data: []byte(`2`)},
+				for _, sent := range []runnel.ItemEvent{
+					{Segment: room, Type: "typing", Data: []byte(`{"who":"ann"}`)},
+					{Segment: room, Item: &m1, Type: "t", Data: []byte(`1`)},
+					{Segment: runnel.Segment{Space: "other", Name: "room"}, Type: "t", Data: []byte(`0`)},
+					{Segment: runnel.Segment{Space: "chat", Name: "attic"}, Item: &m1, Type: "t", Data: []byte(`2`)},
 				} {
-					sends.Tell(sent)
+					if err := log.SendItem(t.Context(), sent); err != nil {
+						t.Fatal(err)
+					}
 					synctest.Wait()
 				}
 				seen.want(t, c.want...)
@@ -266,16 +268,18 @@ func TestATriggerIsToldOfWhatIsSent(t *testing.T) {
 // A handler that hangs leaves out events beyond those that may wait, keeps none, and delays no one who sends.
 func TestAHandlerOfSentEventsThatHangsLeavesThemOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, sends := newFake(), new(items.Sends)
+		log := newFake()
 		var calls atomic.Int64
 		hang := func(ctx context.Context, _ *items.TriggerEvent) error {
 			calls.Add(1)
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		defer run(t, log, items.Trigger{Name: "t", Stream: "chat", Events: []string{"event"}, Handle: hang, Sends: sends, Timeout: time.Second})()
+		defer run(t, log, items.Trigger{Name: "t", Stream: "chat", Events: []string{"event"}, Handle: hang, Timeout: time.Second})()
 		for range 3000 {
-			sends.Tell(items.Sent{Group: runnel.Segment{Space: "chat", Name: "room"}, Type: "t", Data: []byte(`1`)})
+			if err := log.SendItem(t.Context(), runnel.ItemEvent{Segment: runnel.Segment{Space: "chat", Name: "room"}, Type: "t", Data: []byte(`1`)}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		time.Sleep(time.Hour) //nolint:forbidigo // fake time
 		if n := calls.Load(); n < 1000 || n > 1001 {

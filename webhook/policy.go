@@ -32,6 +32,8 @@ type PolicyConfig struct {
 	// Development admits the local machine: the host "localhost" and loopback addresses, on any port, by
 	// http too. Source: PROTOCOL.md, section 6.2.
 	Development bool
+	// PlainAllowed admits http, in the place of https, to what Allow lists by address or name.
+	PlainAllowed bool
 }
 
 // Policy decides where webhooks may be sent. It is judged twice: when a URL is given, by its text, and when a
@@ -110,7 +112,7 @@ func (p *Policy) parse(raw string) (*url.URL, string) {
 		return nil, "must not have a fragment"
 	}
 	local := p.cfg.Development && isLocal(host)
-	if u.Scheme != "https" && !local {
+	if u.Scheme != "https" && !local && !(p.cfg.PlainAllowed && p.lists(host)) {
 		return nil, "must begin with https://" + p.developmentHint(host)
 	}
 	port, rule := portOf(u)
@@ -224,6 +226,14 @@ func isLocal(host string) bool {
 	}
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Zone() == "" && !addr.Is4In6() && addr.IsLoopback()
+}
+
+// lists tells whether a host, as it is written, is one that is allowed.
+func (p *Policy) lists(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return slices.ContainsFunc(p.prefixes, func(allowed netip.Prefix) bool { return allowed.Contains(addr.Unmap()) })
+	}
+	return p.allowsHost(strings.TrimSuffix(host, "."))
 }
 
 func (p *Policy) allowsHost(name string) bool {

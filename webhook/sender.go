@@ -53,10 +53,7 @@ type sender struct {
 }
 
 func newSender(keys *Keys, policy *Policy, cfg Config) *sender {
-	return &sender{keys: keys, policy: policy, cfg: cfg, client: &http.Client{
-		Transport:     newTransport(policy, cfg),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	return &sender{keys: keys, policy: policy, cfg: cfg, client: newClient(policy, cfg)}
 }
 
 // answer is what came of one request.

@@ -17,6 +17,10 @@ import (
 const (
 	// headerEventKey names an event, the same for each attempt.
 	headerEventKey = "Runnel-Event-Key"
+	// headerAttempt counts the attempts, from 1.
+	headerAttempt = "Runnel-Attempt"
+	// headerFence is the number of the lease under which a change is handed over.
+	headerFence = "Runnel-Fence"
 	// headerHookSignature is "t=<seconds since 1970>,sha256=<hex>" where the code is over the time, a dot and the body.
 	headerHookSignature = "Runnel-Signature"
 	// maxHookAnswer is the longest answer that is read, in bytes.
@@ -27,13 +31,6 @@ const (
 type caller struct {
 	client *http.Client
 	secret []byte
-}
-
-func newCaller(secret string) *caller {
-	return &caller{
-		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		secret: []byte(secret),
-	}
 }
 
 // call posts in and reads the answer into out, unless that is nil. Any status but 2xx is an error.

@@ -1,26 +1,21 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/auth"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/items"
+	"github.com/runnelhq/runnel/storage"
 )
 
 // itemsFlags say how items are served, and who is asked or told about them.
@@ -31,27 +26,10 @@ type itemsFlags struct {
 	JoinURL     string        `name:"join-url" help:"Ask this URL before a subscription is given anything; anything but a JSON answer with a 2xx status and without {\"unauthorized\": true} refuses it." env:"RUNNEL_ITEMS_JOIN_URL" placeholder:"URL"`
 	LeaveURL    string        `name:"leave-url" help:"Tell this URL of the end of each subscription." env:"RUNNEL_ITEMS_LEAVE_URL" placeholder:"URL"`
 	HookTimeout time.Duration `help:"Give connect-url, join-url and leave-url this long to answer." default:"5s" env:"RUNNEL_ITEMS_HOOK_TIMEOUT" placeholder:"TIME"`
+	PresenceTTL time.Duration `name:"presence-ttl" help:"Show a member of a group for this long after the server that had its connection has crashed." default:"1m" env:"RUNNEL_ITEMS_PRESENCE_TTL" placeholder:"TIME"`
 	HookSecret  string        `help:"Sign what is sent to these URLs, and to those of triggers, with this secret (HMAC-SHA256)." env:"RUNNEL_ITEMS_HOOK_SECRET" placeholder:"SECRET"`
 	History     string        `help:"Keep the changes of items for at least this long, for readers that come back; forever keeps all of them. Items themselves are kept whatever their history." default:"24h" env:"RUNNEL_ITEMS_HISTORY" placeholder:"TIME"`
-	Triggers    string        `help:"Call URLs after changes of items, as this YAML file says." env:"RUNNEL_ITEMS_TRIGGERS" placeholder:"FILE"`
-}
-
-// triggerFile is what the file of triggers holds.
-type triggerFile struct {
-	Triggers []struct {
-		Name        string        `yaml:"name"`
-		URL         string        `yaml:"url"`
-		Store       string        `yaml:"store"`
-		Stream      string        `yaml:"stream"`
-		Group       string        `yaml:"group"`
-		GroupPrefix string        `yaml:"group-prefix"`
-		Item        string        `yaml:"item"`
-		Prefix      string        `yaml:"prefix"`
-		Events      []string      `yaml:"events"`
-		When        string        `yaml:"when"`
-		Timeout     time.Duration `yaml:"timeout"`
-		Attempts    int           `yaml:"attempts"`
-	} `yaml:"triggers"`
+	Triggers    string        `help:"Call URLs after changes of items, after events, and about subscriptions, as this YAML file says." env:"RUNNEL_ITEMS_TRIGGERS" placeholder:"FILE"`
 }
 
 func (f itemsFlags) validate() error {
@@ -67,10 +45,8 @@ func (f itemsFlags) validate() error {
 	if d, err := f.history(); err != nil || d < leastHistory && f.History != "forever" {
 		errs = append(errs, fmt.Errorf("items-history must be a time of at least %s such as 24h, or forever, got %q", leastHistory, f.History))
 	}
-	for _, given := range [][2]string{{"connect", f.ConnectURL}, {"join", f.JoinURL}, {"leave", f.LeaveURL}} {
-		if u := given[1]; u != "" && !strings.HasPrefix(u, "http://") && !strings.HasPrefix(u, "https://") {
-			errs = append(errs, fmt.Errorf("items-%s-url must be an http or https URL, got %q", given[0], u))
-		}
+	if f.PresenceTTL < time.Second || f.PresenceTTL > time.Hour {
+		errs = append(errs, fmt.Errorf("items-presence-ttl must be between 1s and 1h0m0s, got %s", f.PresenceTTL))
 	}
 	return errors.Join(errs...)
 }
@@ -86,48 +62,71 @@ func (f itemsFlags) history() (time.Duration, error) {
 	return time.ParseDuration(f.History)
 }
 
-// newItems returns the handler of items, behind a guard if there is anybody who says who asks.
-func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, log *slog.Logger) *items.Handler {
+// newItems returns the handler of items, behind a guard if there is anybody who says who asks, and a function
+// that runs the triggers and hooks until its context ends.
+func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, holder string, log *slog.Logger) (*items.Handler, func(context.Context), error) {
+	called, err := c.newItemCalls(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	var live *items.Handler
+	hooks, err := items.NewHooks(eng, called.hooks, items.HooksConfig{Holder: holder, Lost: func() { live.Reconnect() }, Logger: log})
+	if err != nil {
+		return nil, nil, fmt.Errorf("items-triggers: %w", err)
+	}
 	cfg := items.Config{
-		Store: auth.Store, AllowedOrigins: c.AllowOrigin, InjectID: c.Items.InjectID, HookTimeout: c.Items.HookTimeout, Logger: log,
+		Store: auth.Store, AllowedOrigins: c.AllowOrigin, InjectID: c.Items.InjectID, HookTimeout: c.Items.HookTimeout,
+		PresenceTTL: c.Items.PresenceTTL, Connect: called.connect, Logger: log,
 	}
-	caller := newCaller(c.Items.HookSecret)
-	if c.Items.ConnectURL != "" {
-		cfg.Connect = func(ctx context.Context, shake items.Handshake) (json.RawMessage, error) {
-			var out struct {
-				Context json.RawMessage `json:"context"`
-			}
-			err := caller.call(ctx, c.Items.ConnectURL, shake, &out)
-			return out.Context, err
-		}
-	}
-	if c.Items.JoinURL != "" {
-		cfg.Join = func(ctx context.Context, sub items.Subscription) error {
-			var out struct {
-				Unauthorized *bool `json:"unauthorized"`
-			}
-			if err := caller.call(ctx, c.Items.JoinURL, sub, &out); err != nil {
-				return err
-			}
-			if out.Unauthorized != nil && *out.Unauthorized {
-				return errors.New("the URL says so")
-			}
-			return nil
-		}
-	}
-	if c.Items.LeaveURL != "" {
-		cfg.Leave = func(ctx context.Context, sub items.Subscription) {
-			if err := caller.call(ctx, c.Items.LeaveURL, sub, nil); err != nil {
-				log.Warn("a leave was not told", "err", err)
-			}
-		}
+	if len(called.hooks) > 0 {
+		cfg.Join, cfg.Leave = hooks.Join, hooks.Leave
 	}
 	if who == nil {
-		return items.New(eng, cfg)
+		live = items.New(eng, cfg)
+	} else {
+		live = items.New(auth.NewGuard(eng), guarded(cfg, eng, who))
 	}
-	cfg.Admit, cfg.Own = who.Admit, eng
+	for _, t := range called.triggers {
+		if err := t.Begin(context.Background(), eng); err != nil {
+			return nil, nil, fmt.Errorf("items-triggers: trigger %s: %w", t.Name, err)
+		}
+	}
+	return live, func(ctx context.Context) {
+		var running sync.WaitGroup
+		defer running.Wait()
+		running.Go(func() { _ = hooks.Run(ctx) }) // it ends with ctx
+		for _, t := range called.triggers {
+			t.Holder = holder
+			running.Go(func() {
+				if err := t.Run(ctx, eng); err != nil && ctx.Err() == nil {
+					log.Error("a trigger has ended", "trigger", t.Name, "err", err)
+				}
+			})
+		}
+	}, nil
+}
+
+// guarded asks who it is that does something.
+func guarded(cfg items.Config, own items.Log, who *auth.Authenticator) items.Config {
+	cfg.Admit, cfg.Own = who.Admit, own
 	cfg.Bind = auth.BindPrincipal
-	return items.New(auth.NewGuard(eng), cfg)
+	cfg.MayRevoke = func(ctx context.Context, of runnel.Segment) error {
+		r := auth.Request{Action: "revoke subscriptions to", Needs: auth.Admin, Kind: "segment", Store: of.Store, Path: of.Path()}
+		if of.Name == "" {
+			r.Kind, r.Path = "space", of.Space
+		}
+		return auth.Check(ctx, r)
+	}
+	return cfg
+}
+
+// holder names the process to others that run the same triggers. Where there can be no others it is always the
+// same, so that the next process need not wait for the leases of one that has crashed.
+func holder(driver storage.Driver) string {
+	if driver.Limits().Exclusive {
+		return "serve"
+	}
+	return ""
 }
 
 // withItems serves the paths of items with one handler, and all others with another.
@@ -151,70 +150,6 @@ func (c *serveCmd) listenItems(ctx context.Context) (net.Listener, error) {
 		return nil, fmt.Errorf("items-addr: %w", err)
 	}
 	return c.secure(listener)
-}
-
-// startTriggers runs the triggers of the file. The returned function ends them.
-func (c *serveCmd) startTriggers(eng *engine.Engine, log *slog.Logger) (end func(), err error) {
-	triggers, err := c.Items.load(log)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	for _, t := range triggers {
-		running.Go(func() {
-			if err := t.Run(ctx, eng); err != nil && ctx.Err() == nil {
-				log.Error("a trigger has ended", "trigger", t.Name, "err", err)
-			}
-		})
-	}
-	return func() {
-		cancel()
-		running.Wait()
-	}, nil
-}
-
-func (f itemsFlags) load(log *slog.Logger) ([]items.Trigger, error) {
-	if f.Triggers == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(f.Triggers)
-	if err != nil {
-		return nil, fmt.Errorf("items-triggers: %w", err)
-	}
-	var file triggerFile
-	d := yaml.NewDecoder(bytes.NewReader(data))
-	d.KnownFields(true)
-	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("items-triggers %s: %w", f.Triggers, err)
-	}
-	caller := newCaller(f.HookSecret)
-	var all []items.Trigger
-	names := make(map[string]bool)
-	for i, in := range file.Triggers {
-		if in.Name == "" || in.URL == "" || in.Stream == "" || names[in.Name] {
-			return nil, fmt.Errorf("items-triggers %s: trigger %d needs a name of its own, a url and a stream", f.Triggers, i+1)
-		}
-		names[in.Name] = true
-		store, err := runnel.ParseStore(in.Store)
-		if err != nil {
-			return nil, fmt.Errorf("items-triggers %s: trigger %s: %w", f.Triggers, in.Name, err)
-		}
-		t := items.Trigger{
-			Name: in.Name, Store: store, Stream: in.Stream, Group: in.Group, GroupPrefix: in.GroupPrefix, Item: in.Item, Prefix: in.Prefix,
-			Events: in.Events, Timeout: in.Timeout, Attempts: in.Attempts, Logger: log,
-			Handle: func(ctx context.Context, e *items.TriggerEvent) error {
-				return caller.call(ctx, in.URL, e.Frame, nil, headerEventKey, e.Key)
-			},
-		}
-		if in.When != "" {
-			if t.When, err = items.Condition(in.When); err != nil {
-				return nil, fmt.Errorf("items-triggers %s: trigger %s: %w", f.Triggers, in.Name, err)
-			}
-		}
-		all = append(all, t)
-	}
-	return all, nil
 }
 
 // serveItems serves the port of items, like the main one. The returned function waits for its end.

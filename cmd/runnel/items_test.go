@@ -61,11 +61,11 @@ func TestItemsThatWereAcknowledgedSurviveAKill(t *testing.T) {
 func TestAHookThatIsDownRefuses(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	s := inMemory(t, "--items-connect-url", gone.URL)
+	s := inMemory(t, "--items-connect-url", gone.URL, "--webhook-allow", "127.0.0.1")
 	if _, resp, err := websocket.Dial(t.Context(), s.url+"/stream/chat/room", nil); err == nil || resp.StatusCode != http.StatusUnauthorized { //nolint:bodyclose // the library has read it
 		t.Errorf("%v", err)
 	}
-	s = inMemory(t, "--items-join-url", gone.URL)
+	s = inMemory(t, "--items-join-url", gone.URL, "--webhook-allow", "127.0.0.1")
 	ws, _, err := websocket.Dial(t.Context(), s.url+"/stream/chat/room", nil) //nolint:bodyclose // the library has read it
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestATriggerSurvivesItsHandlerAndTheServer(t *testing.T) {
 	if err := os.WriteFile(file, []byte("triggers:\n  - name: t\n    stream: chat\n    when: value > 0\n    url: "+hook.URL+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--items-triggers", file, "--items-hook-secret", "secret"}
+	args := []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--items-triggers", file, "--items-hook-secret", "secret", "--webhook-allow", "127.0.0.1"}
 	s := serve(t, nil, args...)
 	eventually(t, "the trigger begins", func() bool {
 		status, _ := get(t, s.url+"/v1/items/")

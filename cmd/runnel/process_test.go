@@ -22,6 +22,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(envHandler); addr != "" {
+		fmt.Fprintln(os.Stderr, runHandler(addr))
+		os.Exit(1)
+	}
 	code, err := func() (int, error) {
 		dir, err := os.MkdirTemp("", "runnel-test-")
 		if err != nil {

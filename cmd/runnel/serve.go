@@ -229,12 +229,11 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 
 	streams := c.newStreams(eng, subs, who, log)
 	sessions, mounted := c.newSessions(eng, who, log)
-	live := c.newItems(eng, who, log)
-	endTriggers, err := c.startTriggers(eng, log)
+	live, runTriggers, err := c.newItems(eng, who, holder(driver), log)
 	if err != nil {
 		return err
 	}
-	defer endTriggers()
+	defer inBackground(runTriggers)()
 	pages := c.newPages()
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
@@ -272,6 +271,20 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		log.Info("stopped")
 	}
 	return err
+}
+
+// inBackground runs f until the returned function is called, which waits for its end.
+func inBackground(f func(context.Context)) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // at serves one path with one handler, and all others with another. It leaves paths as they are.

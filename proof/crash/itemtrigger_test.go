@@ -35,7 +35,7 @@ func newItemTrigger(w *itemWorld) *itemTrigger {
 // start runs the trigger in the generation that begins. It stores its first place before anything is written.
 func (t *itemTrigger) start() {
 	trigger := items.Trigger{
-		Name: "t", Store: guestStore, Stream: boardGroups[0].Space, Attempts: 3, Handle: t.handle,
+		Name: "t", Store: guestStore, Stream: boardGroups[0].Space, Attempts: 3, Handle: t.handle, Holder: "the server",
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	ctx, log := t.w.ctx, t.w.log
