@@ -121,6 +121,13 @@ func (h *handler) told(path string) (all []told) {
 	return all
 }
 
+// first returns the first that the handler has been told at a path, which it may be about to print.
+func (h *handler) first(path string) told {
+	h.t.Helper()
+	eventually(h.t, "the handler is told at "+path, func() bool { return len(h.told(path)) > 0 })
+	return h.told(path)[0]
+}
+
 // frames returns one field of each event at a path, of each event once and in the order in which they came.
 func (h *handler) frames(path string, show func(id, kind string, data json.RawMessage) string) (all []string) {
 	h.t.Helper()

@@ -101,13 +101,11 @@ func TestATriggerSurvivesTheDeathOfItsHandlerAndOfTheServer(t *testing.T) {
 	if got := h.frames("/t", value); !slices.Equal(got, want) {
 		t.Errorf("told: %v", got)
 	}
-	one := h.told("/t")[0].Header
+	one := h.first("/t").Header
 	if !strings.HasPrefix(one.Get(headerHookSignature), "t=") || one.Get(headerAttempt) == "" || one.Get(headerFence) == "" {
 		t.Errorf("the header of a call: %v", one)
 	}
-	if len(h.told("/hang")) == 0 {
-		t.Error("the one that hangs was never called")
-	}
+	h.first("/hang")
 	s.stop()
 }
 
@@ -290,14 +288,14 @@ func TestTheAuthFunctionDecides(t *testing.T) {
 		Query   map[string][]string `json:"query_params"`
 		Addr    string              `json:"addr"`
 	}
-	if err := json.Unmarshal(h.told("/auth")[0].Body, &asked); err != nil {
+	if err := json.Unmarshal(h.first("/auth").Body, &asked); err != nil {
 		t.Fatal(err)
 	}
 	if asked.Headers["x-user"] != "ann" || asked.Headers["authorization"] != "Bearer secret" || asked.Path != "/stream/chat/room" ||
 		!slices.Equal(asked.Query["room"], []string{"a b", "c"}) || !strings.HasPrefix(asked.Addr, "127.0.0.1:") {
 		t.Errorf("asked with %+v", asked)
 	}
-	if got := string(h.told("/join")[0].Body); !strings.Contains(got, `"context":{"user":"ann"}`) || !strings.Contains(got, `"type":"join"`) {
+	if got := string(h.first("/join").Body); !strings.Contains(got, `"context":{"user":"ann"}`) || !strings.Contains(got, `"type":"join"`) {
 		t.Errorf("the join is asked for with %s", got)
 	}
 	if code, body := s.request(http.MethodPost, "/v1/items/call/revoke", `{"context":{"user":"ann"},"message":"banned"}`); code != 200 || body != `{"revoked":1}` {
