@@ -125,15 +125,19 @@ func (e *SoftDeletedError) Error() string {
 
 func (e *SoftDeletedError) Is(target error) bool { return target == ErrSoftDeleted }
 
-// ExistsError says in what an existing segment differs from the one asked for.
+// ExistsError says in what an existing segment differs from the one asked for. The Field is empty where no segment
+// was to be there.
 type ExistsError struct {
 	Segment Segment
-	Field   string // "content type", "ttl", "expiry", "retention", "closed" or "fork"
+	Field   string // "content type", "ttl", "expiry", "retention", "closed", "fork" or ""
 	Have    string
 	Want    string
 }
 
 func (e *ExistsError) Error() string {
+	if e.Field == "" {
+		return fmt.Sprintf("runnel: segment %s exists, and was expected not to", quote(e.Segment.String()))
+	}
 	return fmt.Sprintf("runnel: segment %s exists with %s %s, not %s", quote(e.Segment.String()), e.Field, e.Have, e.Want)
 }
 

@@ -459,7 +459,7 @@ func (a *appending) check(t *tx) error {
 		}
 	}
 	if o.Absent {
-		return &runnel.ExistsError{Segment: addr, Field: "content type", Have: st.desc.ContentType, Want: "none"}
+		return &runnel.ExistsError{Segment: addr}
 	}
 	var known *producer
 	if o.Producer != nil {

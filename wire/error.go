@@ -182,7 +182,7 @@ func conflict(err error) *Error {
 			Status: http.StatusConflict,
 			Detail: Detail{
 				Code:    CodeExists,
-				Message: fmt.Sprintf("the stream exists with %s %s, not %s", exists.Field, exists.Have, exists.Want),
+				Message: existsAs(exists),
 				Field:   exists.Field, Have: exists.Have, Want: exists.Want,
 			},
 		}
@@ -352,6 +352,14 @@ func quoted(s string) string {
 		}
 		return r
 	}, s) + `"`
+}
+
+// existsAs says in what an existing stream differs, if that is why it is in the way.
+func existsAs(e *runnel.ExistsError) string {
+	if e.Field == "" {
+		return "the stream exists"
+	}
+	return fmt.Sprintf("the stream exists with %s %s, not %s", e.Field, e.Have, e.Want)
 }
 
 // broken explains errors that are nobody's fault, or the server's.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"runtime"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/client"
 )
 
 type leaseCmd struct {
@@ -53,9 +55,28 @@ func orHeld(err error) error {
 	return err
 }
 
+// leasesOf are the leases of a space.
+type leasesOf struct {
+	Space string `arg:"" help:"The name of a space."`
+}
+
+// with connects, and calls do with the space.
+func (o leasesOf) with(ctx context.Context, r remote, std stdio, do func(*client.Client, runnel.Space) error) error {
+	space, err := r.space(o.Space)
+	if err != nil {
+		return err
+	}
+	log, err := r.dial(ctx, std)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // there is nothing under way; a lease that is held ends by itself
+	return do(log, space)
+}
+
 // leaseArgs are what asks for a lease.
 type leaseArgs struct {
-	Space  string            `arg:"" help:"The name of a space."`
+	leasesOf
 	Key    string            `arg:"" help:"What is claimed."`
 	TTL    time.Duration     `name:"ttl" help:"How long the claim holds at a time." default:"30s" placeholder:"TIME"`
 	Holder string            `help:"Who claims it; otherwise a name of this process alone. A holder that asks again is given a new lease in place of the old one." placeholder:"NAME"`
@@ -107,6 +128,15 @@ func printLease(std stdio, l runnel.Lease, asJSON bool) error {
 	return err
 }
 
+// givenLease is a lease that was given.
+type givenLease struct {
+	leasesOf
+	Key    string `arg:"" help:"What is claimed."`
+	Number uint64 `arg:"" help:"The number of the lease."`
+}
+
+func (g givenLease) fence() runnel.Fence { return runnel.Fence{Key: g.Key, Number: g.Number} }
+
 type leaseAcquireCmd struct {
 	leaseArgs
 	JSON bool `name:"json" help:"Print all about the lease as JSON."`
@@ -114,88 +144,60 @@ type leaseAcquireCmd struct {
 }
 
 func (c *leaseAcquireCmd) Run(ctx context.Context, std stdio) error {
-	space, err := c.space(c.Space)
-	if err != nil {
-		return err
-	}
-	log, err := c.dial(ctx, std)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // there is nothing under way
-	lease, err := log.AcquireLease(ctx, space, c.request())
-	if err != nil {
-		return orHeld(err)
-	}
-	return printLease(std, lease, c.JSON)
+	return c.with(ctx, c.remote, std, func(log *client.Client, space runnel.Space) error {
+		lease, err := log.AcquireLease(ctx, space, c.request())
+		if err != nil {
+			return orHeld(err)
+		}
+		return printLease(std, lease, c.JSON)
+	})
 }
 
 type leaseRenewCmd struct {
-	Space  string `arg:"" help:"The name of a space."`
-	Key    string `arg:"" help:"What is claimed."`
-	Number uint64 `arg:"" help:"The number of the lease."`
-	JSON   bool   `name:"json" help:"Print all about the lease as JSON."`
+	givenLease
+	JSON bool `name:"json" help:"Print all about the lease as JSON."`
 	remote
 }
 
 func (c *leaseRenewCmd) Run(ctx context.Context, std stdio) error {
-	space, err := c.space(c.Space)
-	if err != nil {
-		return err
-	}
-	log, err := c.dial(ctx, std)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // there is nothing under way
-	lease, err := log.RenewLease(ctx, space, runnel.Fence{Key: c.Key, Number: c.Number})
-	if err != nil || !c.JSON {
-		return err
-	}
-	return printLease(std, lease, true)
+	return c.with(ctx, c.remote, std, func(log *client.Client, space runnel.Space) error {
+		lease, err := log.RenewLease(ctx, space, c.fence())
+		if err != nil || !c.JSON {
+			return err
+		}
+		return printLease(std, lease, true)
+	})
 }
 
 type leaseReleaseCmd struct {
-	Space  string `arg:"" help:"The name of a space."`
-	Key    string `arg:"" help:"What is claimed."`
-	Number uint64 `arg:"" help:"The number of the lease."`
+	givenLease
 	remote
 }
 
 func (c *leaseReleaseCmd) Run(ctx context.Context, std stdio) error {
-	space, err := c.space(c.Space)
-	if err != nil {
-		return err
-	}
-	log, err := c.dial(ctx, std)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // there is nothing under way
-	return log.ReleaseLease(ctx, space, runnel.Fence{Key: c.Key, Number: c.Number})
+	return c.with(ctx, c.remote, std, func(log *client.Client, space runnel.Space) error {
+		return log.ReleaseLease(ctx, space, c.fence())
+	})
 }
 
 type leaseLsCmd struct {
-	Space  string `arg:"" help:"The name of a space."`
+	leasesOf
 	Prefix string `help:"List only keys that begin with this." placeholder:"PREFIX"`
 	JSON   bool   `name:"json" help:"Print one JSON object to a line."`
 	remote
 }
 
 func (c *leaseLsCmd) Run(ctx context.Context, std stdio) error {
-	space, err := c.space(c.Space)
-	if err != nil {
-		return err
-	}
-	log, err := c.dial(ctx, std)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // there is nothing under way
+	return c.with(ctx, c.remote, std, func(log *client.Client, space runnel.Space) error {
+		return c.print(std, log.Leases(ctx, space, c.Prefix, ""))
+	})
+}
+
+func (c *leaseLsCmd) print(std stdio, leases iter.Seq2[runnel.Lease, error]) error {
 	lines := json.NewEncoder(std.out)
 	table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	n := 0
-	for l, err := range log.Leases(ctx, space, c.Prefix, "") {
+	for l, err := range leases {
 		if err != nil {
 			return errors.Join(err, table.Flush())
 		}
@@ -232,10 +234,6 @@ somebody else holds the lease, and with 1 if the lease was lost.`
 }
 
 func (c *leaseRunCmd) Run(ctx context.Context, std stdio) error {
-	space, err := c.space(c.Space)
-	if err != nil {
-		return err
-	}
 	command := c.Command
 	if len(command) > 0 && command[0] == "--" {
 		command = command[1:]
@@ -243,11 +241,13 @@ func (c *leaseRunCmd) Run(ctx context.Context, std stdio) error {
 	if len(command) == 0 {
 		return usagef("lease run needs a command, behind --")
 	}
-	log, err := c.dial(ctx, std)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // the lease is released, or ends by itself
+	return c.with(ctx, c.remote, std, func(log *client.Client, space runnel.Space) error {
+		return c.hold(ctx, std, log, space, command)
+	})
+}
+
+// hold waits for the lease if it is to, and runs the command while it holds.
+func (c *leaseRunCmd) hold(ctx context.Context, std stdio, log *client.Client, space runnel.Space, command []string) error {
 	// An interrupt ends the wait for the lease, but not the lease before the command has ended.
 	holding, letGo := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer letGo(nil)
@@ -259,7 +259,7 @@ func (c *leaseRunCmd) Run(ctx context.Context, std stdio) error {
 		case <-running:
 		}
 	}()
-	err = log.WithLease(holding, space, c.request(), func(held context.Context, l runnel.Lease) error {
+	err := log.WithLease(holding, space, c.request(), func(held context.Context, l runnel.Lease) error {
 		close(running)
 		return c.run(held, ctx.Done(), command, std, l)
 	})

@@ -103,6 +103,9 @@ func (r remote) space(name string) (runnel.Space, error) {
 	if err := refuseURL(name); err != nil {
 		return runnel.Space{}, err
 	}
+	if name == "" { // as an unset variable is
+		return runnel.Space{}, usagef("the name of a space must not be empty; a slash is the root space")
+	}
 	store, err := r.store()
 	if err != nil {
 		return runnel.Space{}, err

@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -106,6 +107,9 @@ func run(args []string, std stdio) int {
 	return exitOK
 }
 
+// said is the text of an error, without the name of this program in front, which a note has already.
+func said(err error) string { return strings.TrimPrefix(err.Error(), "runnel: ") }
+
 // usageError is a mistake in how the program was called that only shows when the command runs.
 type usageError struct{ err error }
 
@@ -122,11 +126,11 @@ func report(err error, std stdio) int {
 	}
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		if exit.err != nil {
-			std.note("%v", exit.err)
+			std.note("%s", said(exit.err))
 		}
 		return exit.code
 	}
-	std.note("%v", err)
+	std.note("%s", said(err))
 	if usage := (*usageError)(nil); errors.As(err, &usage) {
 		return exitUsage
 	}

@@ -231,10 +231,15 @@ func (c *produceCmd) record(data []byte, do func(runnel.Record) error) error {
 	record := runnel.Record{Payload: data, Metadata: c.Meta}
 	if c.JSON {
 		var line recordLine
-		if err := json.Unmarshal(data, &line); err != nil {
+		err := json.Unmarshal(data, &line)
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+			return fmt.Errorf("%q must not be a %s", wrong.Field, wrong.Value)
+		} else if ok {
+			return fmt.Errorf("a record is an object, not a %s", wrong.Value)
+		}
+		if err != nil {
 			return fmt.Errorf("not valid JSON: %w", err)
 		}
-		var err error
 		if record, err = line.record(); err != nil {
 			return err
 		}
