@@ -53,6 +53,22 @@ type Cursor struct {
 // which are not those of entries.
 func (c Cursor) Lag() uint64 { return c.End - min(c.Place, c.End) }
 
+// ReaderLag says how far one reader is behind, over everything in a space that it has a cursor on; a subscription,
+// whatever spaces its streams are of.
+type ReaderLag struct {
+	Store Store
+	// Space is empty for a subscription, too.
+	Space string
+	// Cursor is the name of its cursors.
+	Cursor string
+	// Behind is how many of them are not at the end, Entries and Bytes are the sums of their lags. Of the timeline of
+	// a space, the positions count as entries, and no bytes.
+	Behind         int
+	Entries, Bytes uint64
+	// Parked says that the webhook of a subscription is not tried any more.
+	Parked bool
+}
+
 // CursorMove stores the place of a reader, as part of a commit. The cursor is made when there is none.
 //
 // The cursor of a subscription is moved by its acks. A move by hand is a commit to nothing but cursors of one

@@ -24,7 +24,7 @@ var unguarded = []string{
 	"Close", "Err",
 	"CreateSubscription", "Subscription", "Subscriptions", "SubscriptionLinks", "DeleteSubscription", "LinkStreams", "UnlinkStream",
 	"ClaimWake", "AckWake", "ReleaseWake", "WebhookPending", "ClaimDelivery", "SettleDelivery", "ReplayDelivery", "DropDelivery",
-	"LoadKeys", "StoreKeys",
+	"LoadKeys", "StoreKeys", "Lags",
 }
 
 var (

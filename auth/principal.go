@@ -171,6 +171,23 @@ func BindPrincipal(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithCancel(ctx)
 }
 
+// CheckEverywhere is Check of what is about all stores and everything in them, such as the metrics of a server.
+func CheckEverywhere(ctx context.Context, action string, needs Verb) error {
+	p := PrincipalOf(ctx)
+	if p == nil {
+		return &runnel.UnauthorizedError{}
+	}
+	if err := p.Err(); err != nil {
+		return err
+	}
+	for i := range p.scopes {
+		if s := &p.scopes[i]; s.AnyStore && s.Path == "" && s.Item == "" && s.Verbs.with()&needs != 0 {
+			return nil
+		}
+	}
+	return &runnel.ForbiddenError{Action: action, What: "all stores", Scope: Scope{Verbs: needs, AnyStore: true}.String()}
+}
+
 // Check returns nil if whoever asks in the context may do what is requested. Where nobody is known to ask
 // nothing is allowed.
 func Check(ctx context.Context, r Request) error {

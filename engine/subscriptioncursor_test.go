@@ -371,3 +371,34 @@ func TestAStoreHasNoMoreSubscriptionsThanItMay(t *testing.T) {
 		}
 	})
 }
+
+func TestLagsSumUpEveryReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		for range 2 {
+			s.put("events/a")
+			s.put("events/b")
+		}
+		for _, m := range []runnel.CursorMove{{Segment: "a", Name: "reader", Place: 1}, {Segment: "b", Name: "reader"}, {Segment: "b", Name: "idle", Place: 2}, {Name: "reader", Place: 4}} {
+			if _, err := s.Transact(t.Context(), at("events/a").In(), runnel.Transaction{Cursors: []runnel.CursorMove{m}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.ack(s.claim("one"), "events/a", 1, false)
+		want := []runnel.ReaderLag{
+			{Cursor: "__ds/sub", Behind: 2, Entries: 3, Bytes: 3},
+			{Space: "events", Cursor: "idle"},
+			{Space: "events", Cursor: "reader", Behind: 3, Entries: 5, Bytes: 3},
+		}
+		var got []runnel.ReaderLag
+		for l, err := range s.Lags(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, l)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%+v\nwant %+v", got, want)
+		}
+	})
+}

@@ -258,6 +258,13 @@ func (ss *subscribers) reload(ctx context.Context) error {
 	return nil
 }
 
+// all returns those that are in memory, by id.
+func (ss *subscribers) all() []*subscriber {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return slices.SortedFunc(maps.Values(ss.byID), func(a, b *subscriber) int { return strings.Compare(a.id, b.id) })
+}
+
 func (ss *subscribers) get(id string) *subscriber {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -506,13 +513,8 @@ func (ss *subscribers) search(ctx context.Context, once bool) error {
 	}
 	ss.mu.Lock()
 	ss.found.Store(true)
-	all := make([]*subscriber, 0, len(ss.byID))
-	for _, sub := range ss.byID {
-		all = append(all, sub)
-	}
 	ss.mu.Unlock()
-	slices.SortFunc(all, func(a, b *subscriber) int { return strings.Compare(a.id, b.id) })
-	for _, sub := range all {
+	for _, sub := range ss.all() {
 		sub.kick()
 	}
 	return nil

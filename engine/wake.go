@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -271,21 +272,22 @@ type idleMark struct {
 	acked runnel.Sequence
 }
 
-// look finds out what there is to do. It is called under the gate. Enough is how many streams with work
-// are looked for; moved says how far some will have been worked on.
-func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runnel.Sequence) (outlook, error) {
+// marks returns the streams on which there may be work, in a fixed order, so that a simulated run can be repeated.
+func (s *subscriber) marks() []*mark {
 	s.of.mu.Lock()
-	marks := make([]*mark, 0, len(s.pending))
-	for m := range s.pending {
-		marks = append(marks, m)
-	}
+	marks := slices.Collect(maps.Keys(s.pending))
 	s.of.mu.Unlock()
-	// In a fixed order, so that a simulated run can be repeated.
 	slices.SortFunc(marks, func(a, b *mark) int {
 		return cmp.Or(strings.Compare(a.addr.Path(), b.addr.Path()), cmp.Compare(a.id, b.id))
 	})
+	return marks
+}
+
+// look finds out what there is to do. It is called under the gate. Enough is how many streams with work
+// are looked for; moved says how far some will have been worked on.
+func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runnel.Sequence) (outlook, error) {
 	var o outlook
-	for _, m := range marks {
+	for _, m := range s.marks() {
 		if len(o.pending) >= enough {
 			break
 		}

@@ -77,6 +77,8 @@ func (*serveCmd) Help() string {
 GET /healthz answers as long as the process does. GET /readyz answers 200 while requests are welcome and
 503, with the reason, when the storage has failed or the server is on its way down. While writes are
 refused because the disk is nearly full it answers 200 with the status "full": reads and deletes go on.
+GET /metrics is for Prometheus: how far subscriptions and named readers are behind, and how webhooks do. Where
+tokens are needed it takes one of runnel:read for all stores.
 
 Who may do what is said by tokens: those of a file that "runnel token" keeps, and JWTs that you or an
 identity provider sign. Without any of these everybody may do everything, which is refused where others
@@ -234,10 +236,15 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer inBackground(runTriggers)()
+	metrics, measure, err := newMetrics(eng, webhooks, who, log)
+	if err != nil {
+		return err
+	}
+	defer inBackground(measure)()
 	pages := c.newPages()
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
 	server := &http.Server{
-		Handler:           health.before(pages.before(withItems(live, at(session.Path, mounted, streams)))),
+		Handler:           health.before(pages.before(at(metricsPath, metrics, withItems(live, at(session.Path, mounted, streams))))),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
