@@ -46,6 +46,13 @@ const (
 	notYetExpired  sometimes = "a stream was there shortly before its expiry"
 	largeEntry     sometimes = "an entry was larger than a run"
 	partlyReceived sometimes = "an answer broke off after some of its entries"
+	doubtItem      sometimes = "the outcome of a write to an item was unknown"
+	itemMoved      sometimes = "a write to an item that had changed was refused"
+	itemRepeated   sometimes = "a write to an item was recognised when it was repeated"
+	watcherResumed sometimes = "a subscriber of items went on from its place"
+	wakeClaimed    sometimes = "a wake was claimed"
+	wakeReleased   sometimes = "a wake was given back"
+	wakeFenced     sometimes = "a worker whose lease was over was fenced"
 )
 
 // resumed are the names of what a reader of a transport must sometimes do.
@@ -66,7 +73,7 @@ func newCounts() *counts {
 		doubtWritten, doubtNotWritten, doubtClose, doubtDelete, doubtCreate, doubtBatch,
 		retryKnown, retryNew, retryLate, epochBumped, epochFenced, tailMoved, tailExplained, tailUnwritten,
 		seqRefused, seqExplained, seqUnwritten, closeRefuses, recreated, forkMade, forkOrphaned, retentionCut, expired, notYetExpired, largeEntry,
-		partlyReceived,
+		partlyReceived, doubtItem, itemMoved, itemRepeated, watcherResumed, wakeClaimed, wakeReleased, wakeFenced,
 	} {
 		c.n[s] = 0
 	}

@@ -28,6 +28,8 @@ func workloads() []workload {
 		&retained{},
 		&expiring{},
 		&archive{},
+		&boards{},
+		&pullers{},
 	}
 }
 

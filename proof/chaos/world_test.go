@@ -115,11 +115,17 @@ func (w *world) send(ctx context.Context, q request) answer {
 	if err != nil {
 		return answer{}
 	}
-	defer res.Body.Close()
-	a := answer{status: res.StatusCode, header: res.Header}
-	a.body, err = io.ReadAll(res.Body)
+	a, err := readAll(res)
 	a.broken = err != nil
 	return a
+}
+
+// readAll reads an answer to its end.
+func readAll(res *http.Response) (a answer, err error) {
+	defer res.Body.Close()
+	a = answer{status: res.StatusCode, header: res.Header}
+	a.body, err = io.ReadAll(res.Body)
+	return a, err
 }
 
 func (w *world) open(ctx context.Context, q request) (*http.Response, error) {
