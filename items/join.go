@@ -171,8 +171,11 @@ func (c *conn) permit(s *subscription) error {
 type snapshot struct {
 	views []runnel.ItemView
 	at    runnel.Position // of views of several groups
-	since []*change       // in the place of a view
-	gap   string          // why there is no since
+	// goesOn says that what has changed since, which may be nothing, is given in the place of a view, and gap, if
+	// not empty, why it is not.
+	goesOn bool
+	since  []*change
+	gap    string
 }
 
 func (n *snapshot) cut(s *subscription) cut {
@@ -280,7 +283,7 @@ func (c *conn) look(ctx context.Context, s *subscription, since string) (*snapsh
 		var view runnel.ItemView
 		var err error
 		if snap.since, view, err = c.changesSince(ctx, s, since); err == nil {
-			snap.views = []runnel.ItemView{view}
+			snap.goesOn, snap.views = true, []runnel.ItemView{view}
 			return snap, nil
 		}
 		if errors.Is(err, runnel.ErrForbidden) || errors.Is(err, runnel.ErrUnauthorized) {
@@ -380,7 +383,7 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 		}
 		c.queue.control(notice(&s.Subscription, stamp, "gap", map[string]string{"reason": snap.gap}))
 	}
-	if s.seg.Name != "" && snap.gap == "" && snap.since != nil {
+	if snap.goesOn {
 		for _, ch := range snap.since {
 			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
 		}

@@ -215,6 +215,22 @@ func TestASubscriberComesBackSinceACursor(t *testing.T) {
 	}
 }
 
+func TestASubscriberComesBackToWhatHasNotChanged(t *testing.T) {
+	s := serve(t, items.Config{})
+	s.set("m1", `1`)
+	c := s.dial("/stream/chat/room")
+	last := c.next()
+	_ = c.ws.CloseNow()
+	d := s.dial("/")
+	d.join("g", room+`,"since":"`+last.Cursor+`"`)
+	d.join("o", `,"groupId":"other"`)
+	if first := d.next(); first.Group != "other" {
+		t.Fatalf("there is nothing new, and %s", first.raw)
+	}
+	s.set("m2", `2`)
+	d.want(`create m2 2`)
+}
+
 func TestWhatAClientSaysWrongIsToldToIt(t *testing.T) {
 	s := serve(t, items.Config{MaxSubscriptions: 1})
 	c := s.dial("/")
