@@ -183,6 +183,13 @@ var bugs = []bug{
 		pkg:     "./engine", test: "^TestWhatOneEngineHasShownIsNotOldForTheOneThatWritesIt$",
 		says: seen(`0 after another engine had shown 1`),
 	},
+	{
+		kind: taken, name: "coming-back-to-no-news",
+		symptom: "A subscriber of items that came back with its cursor, when nothing had changed since, was sent a snapshot without items.",
+		found:   "process chaos (`go test ./proof/chaos -run TestKillsAndFreezes`), on its first run with subscribers of items",
+		pkg:     "./items", test: "^TestASubscriberComesBackToWhatHasNotChanged$",
+		says: seen(`there is nothing new, and`),
+	},
 
 	{
 		kind: wrong, name: "unreadable-guard-is-guessed",
