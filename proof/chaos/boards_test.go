@@ -347,8 +347,11 @@ func (x *watcher) connect(ctx context.Context, w *world) {
 		url += "?since=" + since
 	}
 	dialing, cancel := context.WithTimeout(ctx, clientTimeout)
-	c, _, err := websocket.Dial(dialing, url, nil)
+	c, res, err := websocket.Dial(dialing, url, nil)
 	cancel()
+	if res != nil && res.Body != nil {
+		_ = res.Body.Close() // of a refusal; a connection is not the body
+	}
 	if err != nil {
 		return
 	}

@@ -63,7 +63,7 @@ func (w *itemWorld) verifyGroup(g *itemGroup) *itemFold {
 		var err error
 		if v, err = w.log.Items(w.ctx, g.at, runnel.ItemQuery{}); err != nil {
 			w.check(itemsAgree, errors.Is(err, runnel.ErrNotFound), "%s: %v", g.at, err)
-			_, err := w.log.Read(w.ctx, g.at, 0, 0)
+			_, err := w.log.Read(w.ctx, g.at, 0, runnel.Latest)
 			w.check(itemsAgree, errors.Is(err, runnel.ErrNotFound), "%s is no group, and its log is there: %v", g.at, err)
 			return nil
 		}
@@ -89,17 +89,42 @@ func (w *itemWorld) verifyGroup(g *itemGroup) *itemFold {
 		}
 		w.check(rule, maps.Equal(was.table, fold.tables[was.tail]), "%s of %s was at %d\n  %v, which is\n  %v", was.how, g.at, was.tail, was.table, fold.tables[was.tail])
 	}
-	if len(g.longest[fold.id]) == 0 && len(g.longest) > 0 {
+	if len(g.entries) > 1 {
 		w.cover.hit("items: a group was made again")
 	}
-	var payloads []string
-	for i := range fold.entries {
-		payloads = append(payloads, string(fold.entries[i].Payload))
-	}
-	was := g.longest[fold.id]
-	w.check(itemsSeen, len(was) <= len(payloads) && slices.Equal(was, payloads[:len(was)]), "the log of %s was %v, and is %v", g.at, was, payloads)
-	g.longest[fold.id] = payloads
+	w.verifyStart(g, want)
 	return fold
+}
+
+// verifyStart compares what a new reader of the stream of a group is given with its items.
+func (w *itemWorld) verifyStart(g *itemGroup, want map[string]string) {
+	v, err := w.log.ReadStart(w.ctx, g.at)
+	must(err)
+	table := make(map[string]string)
+	take := func(payload []byte) {
+		c, err := message.Parse(payload)
+		must(err)
+		if table[c.Key] = string(message.Unwrap(c.Value)); c.Operation == message.Delete {
+			delete(table, c.Key)
+		}
+	}
+	if v.State != nil {
+		w.cover.hit("items: a new reader was given the state")
+		for payload, err := range v.State {
+			must(err)
+			take(payload)
+		}
+	}
+	for b, err := range v.Batches {
+		must(err)
+		for i := range b.Len() {
+			take(b.Payload(i))
+		}
+	}
+	if again, err := w.log.ReadStart(w.ctx, g.at); err != nil || again.Tail != runnel.Sequence(len(g.entries[v.ID])) {
+		return // an item has expired meanwhile
+	}
+	w.check(itemsBegin, maps.Equal(table, want), "a new reader of %s makes\n  %v of it, and it is\n  %v", g.at, table, want)
 }
 
 // verifyReads compares the other ways to read a group with a view of it.
@@ -136,17 +161,53 @@ func (w *itemWorld) verifyReads(g *itemGroup, v *runnel.ItemView) {
 	w.check(itemsAgree, maps.Equal(over, tableOf(v)), "%s is %v over HTTP, and %v in Go", g.at, over, tableOf(v))
 }
 
-// fold reads the log of a group, and checks that each entry is there for a reason. It is nil if there is no group.
-func (w *itemWorld) fold(g *itemGroup) *itemFold {
-	v, err := w.log.Read(w.ctx, g.at, 0, 0)
+// keep reads what has become durable in the log of a group, before it may be let go of. It returns the incarnation, 0
+// if there is no group.
+func (w *itemWorld) keep(g *itemGroup) uint64 {
+	v, err := w.log.Read(w.ctx, g.at, 0, runnel.Latest)
+	if err != nil {
+		return 0
+	}
+	known := runnel.Sequence(len(g.entries[v.ID]))
+	if v.Tail > known {
+		w.check(itemsSeen, v.Earliest <= known, "%s was seen up to %d, and is let go of up to %d", g.at, known, v.Earliest)
+		w.readEntries(g, v.ID, known)
+	}
+	return v.ID
+}
+
+// readEntries reads the entries of a group after a place. Those that were seen before are what they were.
+func (w *itemWorld) readEntries(g *itemGroup, id uint64, after runnel.Sequence) {
+	v, err := w.log.Read(w.ctx, g.at, id, after)
 	must(err)
-	f := &itemFold{id: v.ID, tables: []map[string]string{{}}, last: make(map[string]foldedItem), present: make(map[*itemWrite]bool), changes: make(map[runnel.Position]string)}
+	all := g.entries[id]
+	w.check(itemsSeen, v.Tail >= runnel.Sequence(len(all)), "%s had %d entries, and has %d", g.at, len(all), v.Tail)
 	for b, err := range v.Batches {
 		must(err)
 		for i := range b.Len() {
-			f.entries = append(f.entries, b.Entry(i))
+			e := b.Entry(i)
+			if at := int(e.Sequence) - 1; at < len(all) {
+				was := &all[at]
+				w.check(itemsSeen, string(was.Payload) == string(e.Payload) && was.Position == e.Position && was.Time.Equal(e.Time), "entry %d of %s was %s, and is %s", e.Sequence, g.at, was.Payload, e.Payload)
+				continue
+			}
+			all = append(all, e)
 		}
 	}
+	g.entries[id] = all
+}
+
+// fold reads the log of a group, and checks that each entry is there for a reason.
+func (w *itemWorld) fold(g *itemGroup) *itemFold {
+	v, err := w.log.Read(w.ctx, g.at, 0, runnel.Latest)
+	must(err)
+	if v.Earliest > 0 {
+		w.cover.hit("items: history was let go of")
+		w.check(itemsSeen, w.long && int(v.Earliest) <= len(g.entries[v.ID]), "%s is let go of up to %d, and was seen up to %d", g.at, v.Earliest, len(g.entries[v.ID]))
+	}
+	w.readEntries(g, v.ID, v.Earliest)
+	f := &itemFold{id: v.ID, tables: []map[string]string{{}}, last: make(map[string]foldedItem), present: make(map[*itemWrite]bool), changes: make(map[runnel.Position]string)}
+	f.entries = g.entries[v.ID]
 	for i := 0; i < len(f.entries); {
 		j := i + 1
 		for j < len(f.entries) && f.entries[j].Transaction == f.entries[i].Transaction {

@@ -45,6 +45,7 @@ var itemMutations = []mutation{
 		return d.Commit(ctx, p, c)
 	})},
 	{name: "a deletion of an item does not reach the tail", under: underItems, make: brokenItems(func(l itemLog) itemLog { return undying{l} })},
+	{name: "a new reader is given the state but for an item", under: underItems, make: brokenItems(func(l itemLog) itemLog { return leavingOut{l} })},
 	{name: "stamps are reckoned from the clock again after a restart", under: underItems, make: brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
 		if key[0] != 'i' {
 			return value, true
@@ -144,4 +145,23 @@ type forgetful struct{ itemLog }
 
 func (forgetful) Cursor(context.Context, runnel.CursorName) (runnel.Cursor, error) {
 	return runnel.Cursor{}, runnel.ErrNotFound
+}
+
+// leavingOut gives new readers a state without its first item.
+type leavingOut struct{ itemLog }
+
+func (l leavingOut) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	v, err := l.itemLog.ReadStart(ctx, seg)
+	if state := v.State; state != nil {
+		v.State = func(yield func([]byte, error) bool) {
+			first := true
+			for payload, err := range state {
+				if !first && !yield(payload, err) {
+					return
+				}
+				first = false
+			}
+		}
+	}
+	return v, err
 }

@@ -37,7 +37,9 @@ func TestItems(t *testing.T) {
 			"items: a trigger went on after a restart", "items: a trigger was called again for an event", "items: an event was parked",
 			"items: an update that drops a field",
 		},
-		sometimes: []string{"items: the clock was behind when a stamp was given"},
+		sometimes: []string{
+			"items: history was let go of", "items: a new reader was given the state",
+			"items: the clock was behind when a stamp was given"},
 	})
 }
 
@@ -51,6 +53,7 @@ func itemInvariant(name string) string {
 var (
 	itemsFold      = itemInvariant("items: the table equals the fold of the log")
 	itemsAgree     = itemInvariant("items: all ways to read items show the same")
+	itemsBegin     = itemInvariant("items: what a new reader is given makes the table, however much history is gone")
 	itemsOneRead   = itemInvariant("items: a snapshot and the tail behind it are the table")
 	itemsAcked     = itemInvariant("items: no acknowledged write is lost")
 	itemsSeen      = itemInvariant("items: nothing seen is taken back")
@@ -68,6 +71,7 @@ var (
 type itemLog interface {
 	items.TriggerLog
 	Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error)
+	ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error)
 	Append(ctx context.Context, seg runnel.Segment, o runnel.AppendOptions, records ...runnel.Record) (runnel.Appended, error)
 }
 
@@ -92,6 +96,7 @@ type itemWorld struct {
 	followers []*itemFollower
 	trigger   *itemTrigger
 	count     int
+	long      bool // histories are long, and let go of after a while
 }
 
 // itemGroup is what is known of a group, whatever its incarnation.
@@ -100,7 +105,7 @@ type itemGroup struct {
 	deletes []*itemDelete
 	known   map[string]runnel.Sequence // the version that somebody was told last, by key
 	lead    map[uint64]int64           // by incarnation, the furthest that somebody was told
-	longest map[uint64][]string        // by incarnation, the entries that were found
+	entries map[uint64][]runnel.Entry  // by incarnation, those that were seen to be durable
 }
 
 type itemDelete struct {
@@ -160,9 +165,12 @@ type itemFeed struct {
 func newItemWorld(s *sim) guest {
 	w := &itemWorld{sim: s, errands: errands{s: s}, writes: make(map[string]*itemWrite), groups: make(map[runnel.Segment]*itemGroup)}
 	for _, at := range boardGroups {
-		w.groups[at] = &itemGroup{at: at, known: make(map[string]runnel.Sequence), lead: make(map[uint64]int64), longest: make(map[uint64][]string)}
+		w.groups[at] = &itemGroup{at: at, known: make(map[string]runnel.Sequence), lead: make(map[uint64]int64), entries: make(map[uint64][]runnel.Entry)}
 	}
 	w.trigger = newItemTrigger(w)
+	if w.long = s.rand(1<<44).IntN(3) == 0; w.long {
+		s.itemHistory = time.Minute
+	}
 	return w
 }
 
@@ -200,6 +208,11 @@ func (w *itemWorld) look() {
 	}
 	w.followers = slices.DeleteFunc(w.followers, func(f *itemFollower) bool { return f.feed != nil && f.feed.over && !w.broken })
 	w.trigger.look()
+	if w.long && !w.broken {
+		for _, at := range boardGroups {
+			w.keep(w.groups[at])
+		}
+	}
 }
 
 func (w *itemWorld) act(r *rand.Rand) {
@@ -248,7 +261,11 @@ func (w *itemWorld) target(r *rand.Rand, g *itemGroup, key, mark string) (*itemT
 	case 2:
 		t.ifExists, one.IfExists = true, true
 	}
-	switch value := drawItem(r, mark); r.IntN(6) {
+	value := drawItem(r, mark)
+	if w.long && r.IntN(2) == 0 {
+		value = fmt.Sprintf(`{"by":%q,"text":%q}`, mark, strings.Repeat("abcdefgh", 2000+r.IntN(1000)))
+	}
+	switch r.IntN(6) {
 	case 0:
 		t.next = func([]byte) []byte { return nil }
 	case 1, 2:
@@ -633,6 +650,9 @@ func (w *itemWorld) takeFollower(f *itemFollower) {
 		w.shown = append(w.shown, itemSnapshot{group: f.group, id: f.id, tail: f.at, table: maps.Clone(f.table), how: "a snapshot and the tail behind it"})
 	}
 	if f.feed.over && f.feed.err != nil && w.ctx.Err() == nil {
-		w.fateOf("a follower of "+f.group.String(), f.feed.err, runnel.ErrNotFound)
+		w.fateOf("a follower of "+f.group.String(), f.feed.err, runnel.ErrNotFound, runnel.ErrTrimmed)
+		if errors.Is(f.feed.err, runnel.ErrTrimmed) {
+			w.check(itemsSeen, w.long, "a follower of %s: %v", f.group, f.feed.err)
+		}
 	}
 }

@@ -109,10 +109,12 @@ type sim struct {
 	ops     int
 	gen     int
 	guest   guest // nil for none
-	gated   bool
-	broken  bool // the disk has failed
-	forking bool // a fork is between its two commits, and nothing else is under way
-	armed   bool // the disk fails, or takes an image, some time soon
+	// itemHistory is for how long the past of items is kept; 0 is the default, which is longer than a run.
+	itemHistory time.Duration
+	gated       bool
+	broken      bool // the disk has failed
+	forking     bool // a fork is between its two commits, and nothing else is under way
+	armed       bool // the disk fails, or takes an image, some time soon
 }
 
 // marks say, by space, how many operations are staged, and how many of them the door has seen made
@@ -741,6 +743,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 		Now:            s.wall.read,
 		MaxSegments:    []int{0, -1}[r.IntN(2)], // the default, and none that is not in use
 		SweepInterval:  []time.Duration{time.Second, 10 * time.Second}[r.IntN(2)],
+		ItemHistory:    s.itemHistory,
 		Logger:         quiet,
 	})
 	must(err)

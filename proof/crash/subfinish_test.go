@@ -65,6 +65,12 @@ func (w *subWorld) finish() {
 			w.workOff(false)
 		}
 	}
+	if !w.idle() {
+		for _, id := range subIDs {
+			sub, err := w.log.Subscription(w.ctx, guestStore, id)
+			w.note("%+v, %v; to be delivered: %+v", sub, err, w.pending[id])
+		}
+	}
 	w.check(subsWoken, w.idle(), "nobody is told of work that there is: %+v", w.left())
 	w.verify()
 }
