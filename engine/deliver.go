@@ -206,7 +206,10 @@ func (e *Engine) SettleDelivery(ctx context.Context, d runnel.WebhookDelivery, o
 		r.FailingSince, r.NextAttempt = microsOrZero(o.FailingSince), microsOrZero(o.NextAttempt)
 		switch o.Result {
 		case runnel.WebhookAccepted:
-			r.Accepted = true
+			r.Accepted, r.Parked = true, false
+			if r.Deadline == 0 { // another attempt has failed meanwhile
+				r.Deadline = c.t.micros + s.ttl()
+			}
 		case runnel.WebhookParked:
 			r.Parked, r.Deadline = true, 0
 		default:

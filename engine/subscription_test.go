@@ -270,3 +270,42 @@ func TestPatterns(t *testing.T) {
 		})
 	}
 }
+
+// An attempt that outlives its time is made again beside it. Whichever of the two is accepted has a lease, at the
+// end of which there is another wake, if nobody has called back.
+func TestAnAttemptThatIsAcceptedAfterAnotherHasFailedHasALease(t *testing.T) {
+	for _, failed := range []runnel.WebhookResult{runnel.WebhookRetry, runnel.WebhookParked} {
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), "other")
+			if _, _, err := s.CreateSubscription(t.Context(), noStore, "hook", runnel.SubscriptionConfig{
+				Type: runnel.Webhook, Pattern: "events/*", WebhookURL: "https://worker.example.com/hooks", LeaseTTL: 5 * time.Second,
+			}); err != nil {
+				t.Fatal(err)
+			}
+			s.put("events/a")
+			synctest.Wait()
+			var attempts []runnel.WebhookDelivery
+			for range 2 {
+				d, err := s.ClaimDelivery(t.Context(), noStore, "hook", time.Now().Add(time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				attempts = append(attempts, d)
+				pass(2 * time.Second)
+			}
+			for i, o := range []runnel.WebhookOutcome{
+				{Result: failed, Failures: 1, NextAttempt: time.Now().Add(time.Minute)},
+				{Result: runnel.WebhookAccepted},
+			} {
+				if err := s.SettleDelivery(t.Context(), attempts[i], o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			pass(6 * time.Second)
+			d, err := s.ClaimDelivery(t.Context(), noStore, "hook", time.Now().Add(time.Second))
+			if err != nil || d.Generation != attempts[0].Generation+1 {
+				t.Errorf("when the lease is over: generation %d after %d, %v", d.Generation, attempts[0].Generation, err)
+			}
+		})
+	}
+}
