@@ -599,6 +599,13 @@ var bugs = []bug{
 		pkg:     "./storage/pebblestore", test: "^TestOpenReportsADiskErrorAndLeavesTheDirectoryFree$", hangs: 20 * time.Second,
 		says: seen(`panic: test timed out after \S+\s+running tests:\s+TestOpenReportsADiskError`),
 	},
+	{
+		kind: stands, name: "accepted-without-a-lease",
+		symptom: "A webhook that was accepted after another attempt at it had failed, and not called back, was never sent again, and used up a processor.",
+		found:   "crash simulation (`go test ./proof/crash -run TestSubscriptions`)",
+		pkg:     "./engine", test: "^TestAnAttemptThatIsAcceptedAfterAnotherHasFailedHasALease$",
+		says: seen(`when the lease is over: generation 0 after 1`),
+	},
 
 	{
 		kind: grows, name: "written-only-is-never-trimmed",
