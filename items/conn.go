@@ -223,7 +223,11 @@ func (h *Handler) connect(r *http.Request) (Admission, error) {
 		return err
 	}, nil)
 	if refused == nil {
-		return <-given, nil
+		admitted := <-given
+		if admitted.Context == nil || json.Valid(admitted.Context) {
+			return admitted, nil
+		}
+		refused = errors.New("the context is no JSON")
 	}
 	if known, ok := errors.AsType[*wire.Error](refused); ok {
 		return Admission{}, known
@@ -245,12 +249,13 @@ func (c *conn) serve(first *joinData) {
 		c.join(first)
 	}
 	for {
-		kind, frame, err := c.ws.Read(context.Background()) // it ends when the connection is closed
+		_, frame, err := c.ws.Read(context.Background()) // it ends when the connection is closed
 		if err != nil {
 			return
 		}
-		if len(frame) > 0 {
-			c.receive(kind, frame)
+		// Who does not read what it is answered is not listened to either.
+		if len(frame) > 0 && c.waitForRoom() {
+			c.receive(frame)
 		}
 	}
 }
@@ -289,6 +294,16 @@ func (c *conn) goAway() {
 		return // it is not accepted yet, and sees so itself
 	}
 	_ = ws.Close(websocket.StatusServiceRestart, "the server restarts")
+}
+
+// hangUp cuts the connection off.
+func (c *conn) hangUp() {
+	c.mu.Lock()
+	ws := c.ws
+	c.mu.Unlock()
+	if ws != nil {
+		_ = ws.CloseNow()
+	}
 }
 
 func (c *conn) isClosed() bool {

@@ -32,7 +32,7 @@ type feed struct {
 	whole  map[*conn]int            // and to several
 	stamps map[string]int64         // the latest of groups that have changed
 	ids    map[string]uint64        // the incarnations that were told of
-	at     runnel.Position          // everything up to it has been handed on
+	at     runnel.Position          // everything up to it has been handed on, or waited for
 	events []*waiting               // in the order in which they were sent
 }
 
@@ -88,6 +88,7 @@ func (f *feed) tellEvents() {
 		}
 		w := f.events[0]
 		f.events = f.events[1:]
+		f.at = max(f.at, w.after) // what comes after it need not wait for the same again
 		f.mu.Unlock()
 		w.tell()
 	}
@@ -196,7 +197,7 @@ func (f *feed) follow(ctx context.Context, at runnel.Position) {
 			at = max(at, batch.LastPosition)
 			f.publish(&batch)
 			f.mu.Lock()
-			f.at = at
+			f.at = max(f.at, at)
 			f.mu.Unlock()
 			f.tellEvents()
 		}

@@ -53,7 +53,8 @@ func New(log Log, cfg Config) *Handler {
 	return h
 }
 
-// Shutdown tells all connections to come back later, and returns when they have ended, or ctx has.
+// Shutdown tells all connections to come back later, and returns when they have ended. When ctx ends before, it
+// cuts off those that are left.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	h.draining = true
@@ -71,6 +72,9 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+		for _, c := range h.connections() {
+			c.hangUp()
+		}
 		return ctx.Err()
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/coder/websocket"
-
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/items/ops"
 )
@@ -34,7 +32,7 @@ type joinData struct {
 }
 
 // receive carries out what a client asks for.
-func (c *conn) receive(kind websocket.MessageType, frame []byte) {
+func (c *conn) receive(frame []byte) {
 	var in struct {
 		Type string          `json:"type"`
 		Data json.RawMessage `json:"data"`
@@ -45,7 +43,7 @@ func (c *conn) receive(kind websocket.MessageType, frame []byte) {
 		err = json.Unmarshal(in.Data, &data)
 	}
 	switch {
-	case kind == websocket.MessageBinary && !utf8.Valid(frame), err != nil:
+	case !utf8.Valid(frame), err != nil:
 		c.refuse(&data, "invalid_frame", "a frame must be a JSON object with type and data")
 	case in.Type != "join" && in.Type != "leave":
 		c.refuse(&data, "unknown_type", fmt.Sprintf("the type of a frame is join or leave, got %.100q", in.Type))
