@@ -28,8 +28,9 @@ func (s Source) String() string {
 // Query selects entries. Every bound is optional, and all that are given hold together. Times follow one
 // rule: Since is the first moment that is meant, and Until the first one that is not.
 type Query struct {
-	// Sources is one source, or several spaces, whose timelines are merged by time; the order of each is
-	// kept.
+	// Sources is one source, or several spaces, whose timelines are merged by time. What a query that follows
+	// is told beyond what there was comes as it comes: a space that is silent holds up no other. The order of
+	// each is kept.
 	Sources []Source
 	// Through is the last Sequence, or Position, to read; 0 for no bound. It needs a single source.
 	Through uint64

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -133,4 +134,34 @@ func TestAConnectionIsClosedWithTheReasonWhenItsCallerMayNotBeServedAnyMore(t *t
 	}
 	close(w.log.hold)
 	must(t, <-under)
+}
+
+func TestWhatCanBeWrittenCanBeRead(t *testing.T) {
+	const limit = 1 << 20
+	w := newWorld(t, session.Config{MaxMessageBytes: limit}, session.ClientConfig{StreamBytes: 64 << 10})
+	n := 0
+	for below := range 300 { // through where the first one fits
+		payload := bytes.Repeat([]byte{byte(below)}, limit-below)
+		_, err := w.client.Append(t.Context(), segment, runnel.AppendOptions{Create: &runnel.CreateOptions{}}, runnel.Record{Payload: payload})
+		if errors.Is(err, runnel.ErrTooLarge) {
+			continue
+		}
+		must(t, err)
+		if n++; n == 3 {
+			break
+		}
+		last, err := w.client.Peek(t.Context(), segment)
+		must(t, err)
+		if !bytes.Equal(last.Payload, payload) {
+			t.Fatalf("%d bytes below the limit: %d of %d are read", below, len(last.Payload), len(payload))
+		}
+	}
+	got := 0
+	for b, err := range w.client.Query(t.Context(), query(false)) {
+		must(t, err)
+		got += b.Len()
+	}
+	if n != 3 || got != 3 || w.link.Accepted() != 1 {
+		t.Errorf("%d were written, %d read, over %d connections", n, got, w.link.Accepted())
+	}
 }
