@@ -54,6 +54,7 @@ func runLog(kind string, args []string) error {
 	measure := map[string]func(dir string, duration time.Duration, n int) (logResult, error){
 		"log-append-own":      appendOwn,
 		"log-append-hot":      appendHot,
+		"log-append-fresh":    appendFresh,
 		"log-batch":           appendBatches,
 		"log-consume-segment": consumeSegment,
 		"log-consume-space":   consumeSpace,

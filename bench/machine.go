@@ -95,8 +95,8 @@ func (p *process) line() (string, error) {
 			return "", fmt.Errorf("%s ended early: %s", p.cmd.Path, tailOf(content))
 		}
 		return r.line, nil
-	case <-time.After(60 * time.Second):
-		return "", fmt.Errorf("%s printed nothing for 60 s", p.cmd.Path)
+	case <-time.After(5 * time.Minute):
+		return "", fmt.Errorf("%s printed nothing for 5 min", p.cmd.Path)
 	}
 }
 

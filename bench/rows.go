@@ -34,6 +34,7 @@ var scenarios = []scenario{
 	{rows: []string{"log/append/1"}, measure: logLatency},
 	{rows: []string{"log/append/own/16", "log/append/hot/16"}, measure: logAppends(16, 0.4, 0)},
 	{rows: []string{"log/append/own/64", "log/append/hot/64"}, measure: logAppends(64, 0, 100_000)},
+	{rows: []string{"log/append/subscribed"}, measure: logSubscribed},
 	{rows: []string{"log/batch/1"}, measure: logBatches(1)},
 	{rows: []string{"log/batch/4"}, measure: logBatches(4)},
 	{rows: []string{"log/consume/segment"}, measure: logReads("log/consume/segment", "log-consume-segment", 1000, "entries/s", 8e6, "appended 1,000 at a time")},

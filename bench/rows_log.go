@@ -72,6 +72,19 @@ func logLatency(ctx context.Context, m *machine) ([]result, error) {
 	}}, nil
 }
 
+// logSubscribed measures what a subscription costs an append that leaves work for it.
+func logSubscribed(ctx context.Context, m *machine) ([]result, error) {
+	r, err := m.logPeer(ctx, "log-append-fresh", subscribedWriters)
+	if err != nil {
+		return nil, err
+	}
+	return []result{{
+		Name: "log/append/subscribed", Value: r.MedianMS * 1e3, Unit: "µs",
+		Limit: r.LimitMS * 1e3, LimitName: "without subscriptions", Target: 1.3, Less: true,
+		Note: fmt.Sprintf("an append; %d writers, %d streams, %d subscriptions", subscribedWriters, subscribedStreams, subscriptions),
+	}}, nil
+}
+
 // logBatches measures batches of 1,000 records by so many writers.
 func logBatches(writers int) func(context.Context, *machine) ([]result, error) {
 	return func(ctx context.Context, m *machine) ([]result, error) {

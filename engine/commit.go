@@ -284,7 +284,7 @@ func (sp *space) commitLoop() {
 		sp.mu.Unlock()
 		if err == nil {
 			for _, s := range b.kicks {
-				s.kick()
+				s.stir()
 			}
 			b.kicks = nil
 			sp.e.watch.send(b.events) // before the answer: who watches from then on is not told of it

@@ -165,6 +165,7 @@ type subscriber struct {
 	mu      sync.Mutex
 	running bool
 	again   bool
+	resting bool // a wake is in flight, and everybody told of it
 	gone    bool
 	timer   *time.Timer
 

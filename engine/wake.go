@@ -368,10 +368,22 @@ func (s *subscriber) settleOne(ctx context.Context, m idleMark) (came bool, err 
 	return came, err
 }
 
-// kick sees to it that the subscription is looked after.
+// stir sees to it that the subscription is looked after because a mark has come. While a wake is in flight the
+// mark waits for its end, so that an append costs nothing more than the mark.
+func (s *subscriber) stir() {
+	s.mu.Lock()
+	resting := s.resting
+	s.mu.Unlock()
+	if !resting {
+		s.kick()
+	}
+}
+
+// kick sees to it that the subscription is looked after. Whatever ends a wake calls it afterwards.
 func (s *subscriber) kick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.resting = false
 	if s.gone {
 		return
 	}
@@ -393,9 +405,10 @@ func (s *subscriber) kick() {
 func (s *subscriber) run(ctx context.Context) {
 	e := s.of.e
 	for {
+		rests := false
 		err := e.subscriptions.slots.Acquire(ctx, 1)
 		if err == nil {
-			err = s.work(ctx)
+			rests, err = s.work(ctx)
 			e.subscriptions.slots.Release(1)
 		}
 		if err != nil && !e.isClosing() && !errors.Is(err, runnel.ErrNotFound) && e.Err() == nil {
@@ -404,6 +417,7 @@ func (s *subscriber) run(ctx context.Context) {
 		}
 		s.mu.Lock()
 		if !s.again || ctx.Err() != nil || s.gone {
+			s.resting = rests && !s.again
 			s.running, s.again = false, false
 			s.mu.Unlock()
 			return
@@ -430,33 +444,36 @@ func (s *subscriber) kickAt(micros int64) {
 }
 
 // work does what there is to do: it ends a wake whose lease is over, begins one if there is work, and
-// tells of it.
-func (s *subscriber) work(ctx context.Context) error {
+// tells of it. It rests if there is nothing more to do before that wake has ended, which no other process can do.
+func (s *subscriber) work(ctx context.Context) (rests bool, err error) {
 	if err := s.gate.enter(ctx); err != nil {
-		return err
+		return false, err
 	}
 	defer s.gate.leave()
 	for {
 		o, err := s.look(ctx, 1, nil)
 		if err != nil {
-			return err
+			return false, err
 		}
 		row, err := s.next(ctx, o)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if row.Linking {
-			return s.linkHeld(ctx) // a creation has not come to its end
+			return false, s.linkHeld(ctx) // a creation has not come to its end
 		}
 		if err := s.tell(ctx, row, o); err != nil {
-			return err
+			return false, err
 		}
 		more, err := s.settle(ctx, o.idle)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if !more || row.WakeID != "" {
-			return nil
+		if row.WakeID != "" {
+			return s.of.e.limits.Exclusive, nil
+		}
+		if !more {
+			return false, nil
 		}
 	}
 }
