@@ -435,6 +435,9 @@ func TestAFrozenClientIsNobodysProblem(t *testing.T) {
 			t.Fatalf("after %d: %.200s", i, f.raw)
 		}
 	}
+	if f := s.dial("/stream/chat/room").next(); f.Event.Type != "sync" { // who comes does not wait either
+		t.Errorf("%.100s", f.raw)
+	}
 	state := make(map[string]int)
 	gap := false
 	var last int64
