@@ -23,7 +23,8 @@ var (
 // TestSeeds simulates many runs. It prints what they have looked at and met.
 func TestSeeds(t *testing.T) {
 	simulate(t, plan{}, *seeds, demands{
-		invariants: invariants, few: fewSeeds, often: often, many: manySeeds, sometimes: append(failures(), sometimes...),
+		invariants: invariants, few: fewSeeds, often: slices.Concat(often, deskOften, timelineOften),
+		many: manySeeds, sometimes: slices.Concat(failures(), sometimes, deskSometimes),
 	})
 }
 

@@ -29,6 +29,7 @@ type log interface {
 	Tail(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) iter.Seq2[runnel.Batch, error]
 	List(ctx context.Context, store runnel.Store, o runnel.ListOptions) iter.Seq2[runnel.Info, error]
 	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
+	coordination
 }
 
 // front is a way in.

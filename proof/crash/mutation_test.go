@@ -184,7 +184,7 @@ func resumingAt(by int) func() variant {
 }
 
 // TestTheMachineryCanSee breaks the system in ways that the simulator must notice.
-func TestTheMachineryCanSee(t *testing.T) { see(t, mutations, nil) }
+func TestTheMachineryCanSee(t *testing.T) { see(t, slices.Concat(mutations, deskMutations), nil) }
 
 // see breaks the system in ways that runs with a guest must notice.
 func see(t *testing.T, mutations []mutation, invite func(s *sim) guest) {

@@ -37,6 +37,10 @@ var operations = []operation{
 	{"stat", 4, makeStat},
 	{"follow", 5, makeFollow},
 	{"fork", 5, makeFork},
+	{"lease", 12, makeLease},
+	{"cursor", 6, makeMove},
+	{"transaction", 12, makeTransaction},
+	{"follow space", 3, makeFollowSpace},
 }
 
 var (

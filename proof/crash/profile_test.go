@@ -25,6 +25,7 @@ var profiles = []profile{
 	{name: "retention heavy", times: map[string]int{"append": 3}, bounded: 7},
 	{name: "short lives", times: map[string]int{"read": 2, "follow": 2, "fork": 3}, mortal: 6},
 	{name: "live readers", times: map[string]int{"follow": 5, "append": 3}},
+	{name: "coordination", times: map[string]int{"lease": 8, "cursor": 8, "transaction": 8}},
 }
 
 func (s *sim) drawProfile(r *rand.Rand) {

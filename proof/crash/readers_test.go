@@ -293,6 +293,7 @@ func (s *sim) parkReaders() {
 		}
 		x.feed = nil
 	}
+	s.parkFollowers()
 }
 
 // readSlowly lets those who take their time take some more.

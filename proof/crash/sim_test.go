@@ -53,7 +53,7 @@ func run(t *testing.T, p plan) (lines []string, found *violation) {
 	t.Helper()
 	// With one processor it is the simulator that decides what happens next, and a seed repeats its run.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	s := &sim{plan: p, spaces: make(map[string]*history), born: make(map[runnel.Segment]bool)}
+	s := &sim{plan: p, spaces: make(map[string]*history), born: make(map[runnel.Segment]bool), desk: newDesk(), chronicles: make(map[string]*chronicle)}
 	defer func() {
 		// Pebble's goroutines stand still for good after a failure of the disk, and the bubble says so.
 		if r := recover(); r != nil {
@@ -115,6 +115,10 @@ type sim struct {
 	broken      bool // the disk has failed
 	forking     bool // a fork is between its two commits, and nothing else is under way
 	armed       bool // the disk fails, or takes an image, some time soon
+
+	desk *deskHistory
+	// chronicles are what was shown of the timelines of spaces.
+	chronicles map[string]*chronicle
 }
 
 // marks say, by space, how many operations are staged, and how many of them the door has seen made
@@ -525,7 +529,9 @@ func (s *sim) settle() {
 		h.advance(s.marks.upto(space))
 	}
 	s.collect()
+	s.settleDesk()
 	s.look()
+	s.lookAtFollowers()
 	s.keepAlive()
 	if s.guest != nil {
 		s.guest.look()
@@ -736,6 +742,7 @@ func (s *sim) open(r *rand.Rand, mem *vfs.MemFS) {
 	for space, h := range s.spaces {
 		m.stage(space, h.total())
 	}
+	m.stage(deskName, s.desk.total())
 	s.marks, s.door.onEnter, s.door.onLeave = m, m.enter, m.leave
 	s.door.onRotate = func() { s.cover.hit("a log file was begun under load") }
 	e, err := engine.Open(s.door, engine.Config{
@@ -846,6 +853,7 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 		s.unknown(f)
 	}
 	s.flights = nil
+	s.loseDesk()
 	s.parkReaders()
 	s.quit()
 	s.armed = false

@@ -29,7 +29,11 @@ func (s *sim) verify() {
 			}
 		}
 	}
+	s.verifyDesk()
 	s.verifyList()
+	for _, space := range append([]string{deskName}, spaceNames...) {
+		s.verifyTimeline(space)
+	}
 	if s.guest != nil {
 		s.guest.verify()
 	}
