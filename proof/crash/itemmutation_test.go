@@ -45,6 +45,7 @@ var itemMutations = []mutation{
 		return d.Commit(ctx, p, c)
 	})},
 	{name: "a deletion of an item does not reach the tail", under: underItems, make: brokenItems(func(l itemLog) itemLog { return undying{l} })},
+	{name: "a write that is repeated under its key is done again", under: underItems, make: brokenItems(func(l itemLog) itemLog { return keyless{l} })},
 	{name: "a new reader is given the state but for an item", under: underItems, make: brokenItems(func(l itemLog) itemLog { return leavingOut{l} })},
 	{name: "stamps are reckoned from the clock again after a restart", under: underItems, make: brokenReads(func(key, value []byte, _ storage.Range) ([]byte, bool) {
 		if key[0] != 'i' {
@@ -164,4 +165,15 @@ func (l leavingOut) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.V
 		}
 	}
 	return v, err
+}
+
+// keyless knows no idempotency keys.
+type keyless struct{ itemLog }
+
+func (l keyless) WriteItems(ctx context.Context, space runnel.Space, writes ...runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
+	writes = slices.Clone(writes)
+	for i := range writes {
+		writes[i].Key = ""
+	}
+	return l.itemLog.WriteItems(ctx, space, writes...)
 }

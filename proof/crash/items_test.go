@@ -38,7 +38,7 @@ func TestItems(t *testing.T) {
 			"items: an update that drops a field",
 		},
 		sometimes: []string{
-			"items: history was let go of", "items: a new reader was given the state",
+			"items: a write was recognised when it was repeated", "items: a write was repeated", "items: history was let go of", "items: a new reader was given the state",
 			"items: the clock was behind when a stamp was given"},
 	})
 }
@@ -61,6 +61,7 @@ var (
 	itemsChecked   = itemInvariant("items: a condition is checked against what is written before")
 	itemsTold      = itemInvariant("items: an answer says what the item was and is")
 	itemsWhole     = itemInvariant("items: a commit to several groups is whole or not at all")
+	itemsOnce      = itemInvariant("items: a write that is repeated under its key is done once")
 	itemsEnded     = itemInvariant("items: a deleted group shows nothing again")
 	itemsStamped   = itemInvariant("items: stamps and versions strictly increase, over restarts too")
 	itemsExpire    = itemInvariant("items: what is due goes")
@@ -94,6 +95,7 @@ type itemWorld struct {
 	groups    map[runnel.Segment]*itemGroup
 	shown     []itemSnapshot // that the next restart must explain
 	followers []*itemFollower
+	unsure    []*itemWrite // with idempotency keys, whose clients do not know what became of them
 	trigger   *itemTrigger
 	count     int
 	long      bool // histories are long, and let go of after a while
@@ -106,6 +108,9 @@ type itemGroup struct {
 	known   map[string]runnel.Sequence // the version that somebody was told last, by key
 	lead    map[uint64]int64           // by incarnation, the furthest that somebody was told
 	entries map[uint64][]runnel.Entry  // by incarnation, those that were seen to be durable
+	// blind is an incarnation of which nothing more is known: the clock was set ahead at a restart, and entries that
+	// nobody had seen were let go of at once.
+	blind uint64
 }
 
 type itemDelete struct {
@@ -119,6 +124,8 @@ type itemWrite struct {
 	tag     string
 	fate    fate
 	targets []*itemTarget
+	// again makes it once more under its idempotency key; nil if it has none.
+	again func()
 }
 
 // itemTarget is what a write does to one item.
@@ -233,6 +240,8 @@ func (w *itemWorld) act(r *rand.Rand) {
 		w.snapshot(r)
 	case n < 36:
 		w.follow(r)
+	case n < 38:
+		w.repeat()
 	default:
 		w.readOne(r)
 	}
@@ -342,16 +351,35 @@ func (w *itemWorld) write(r *rand.Rand) {
 		}
 		writes = append(writes, ws)
 	}
+	send := func() { w.send(x, at[0].In(), writes, text) }
+	if r.IntN(3) == 0 {
+		for i := range writes {
+			writes[i].Key, writes[i].Sum = x.tag, 1
+		}
+		x.again = send
+	}
+	send()
+}
+
+// send makes a commit to items, perhaps not for the first time.
+func (w *itemWorld) send(x *itemWrite, space runnel.Space, writes []runnel.ItemWrites, text string) {
+	was := x.fate
 	w.errands.run(fmt.Sprintf("%s: write%s", x.tag, text), func(ctx context.Context) func() {
-		told, err := w.log.WriteItems(ctx, at[0].In(), writes...)
+		told, err := w.log.WriteItems(ctx, space, writes...)
 		return func() {
 			var results []runnel.ItemResult
 			for i := range told {
+				if told[i].Duplicate {
+					w.cover.hit("items: a write was recognised when it was repeated")
+					results = nil
+					break
+				}
+				w.check(itemsOnce, was != done || len(told[i].Results) == 0 || told[i].First == 0, "%s was done, and is done again", x.tag)
 				results = append(results, told[i].Results...)
 			}
 			if w.written(x, results, err) == done {
 				w.cover.hit("items: a write was done over go")
-				if len(at) > 1 {
+				if len(writes) > 1 {
 					w.cover.hit("items: several groups in one commit")
 				}
 			}
@@ -377,8 +405,16 @@ func (t *itemTarget) String() string {
 
 // written takes the answer to a write.
 func (w *itemWorld) written(x *itemWrite, results []runnel.ItemResult, err error) fate {
-	x.fate = w.fateOf(x.tag, err, runnel.ErrItemMoved, runnel.ErrNotFound)
-	w.note("%s is %v: %v", x.tag, x.fate, err)
+	f := w.fateOf(x.tag, err, runnel.ErrItemMoved, runnel.ErrNotFound)
+	w.note("%s is %v: %v", x.tag, f, err)
+	if f == unknown && x.again != nil {
+		w.unsure = append(w.unsure, x)
+	}
+	if x.fate == done {
+		w.check(itemsOnce, f != refused || w.armed, "%s was done, and is refused when it is repeated: %v", x.tag, err)
+		return f
+	}
+	x.fate = f
 	switch {
 	case x.fate == unknown:
 		w.cover.hit("items: a write has an unknown outcome")
@@ -395,7 +431,30 @@ func (w *itemWorld) written(x *itemWrite, results []runnel.ItemResult, err error
 	return x.fate
 }
 
+// repeat makes a write once more whose client does not know what became of it, unless that may have been deleted.
+func (w *itemWorld) repeat() {
+	for i, x := range w.unsure {
+		ended := slices.ContainsFunc(x.targets, func(t *itemTarget) bool { return w.groups[t.group].ended(x.op) })
+		if ended || x.fate != done && x.fate != refused {
+			continue
+		}
+		w.unsure = slices.Delete(w.unsure, i, i+1)
+		if w.cover.hit("items: a write was repeated"); x.fate == refused {
+			w.count++
+			x.op, x.fate = w.count, pending
+		}
+		x.again()
+		return
+	}
+}
+
 func (w *itemWorld) lost(x *itemWrite) {
+	if x.again != nil {
+		w.unsure = append(w.unsure, x)
+	}
+	if x.fate == done {
+		return // a repetition
+	}
 	x.fate = unknown
 	w.cover.hit("items: a write has an unknown outcome")
 }

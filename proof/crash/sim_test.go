@@ -389,8 +389,9 @@ func (s *sim) start(r *rand.Rand) {
 	if r.IntN(4) == 0 {
 		s.readSlowly(r)
 	}
+	gen := s.gen
 	c := s.choose(r)
-	if c == nil {
+	if c == nil || s.gen != gen { // power may have failed while it was chosen
 		return
 	}
 	s.begin(c)
