@@ -62,6 +62,11 @@ var contracts = []struct {
 	{"a socket is told once, however many subscriptions it has", []string{"items.TestEachChangeComesOnceASocket", "items.TestTenThousandSubscriptionsOfOneSocket"}},
 	{"the snapshot and the changes are one sequence, and a snapshot comes first", []string{"items.TestSnapshotAndChangesAreOneSequence", "test/clients/items.test.mjs: the published Node client shows what the server says"}},
 	{"a snapshot that cannot be read is said to have failed", []string{"items.TestASnapshotThatCannotBeReadIsAnError"}},
+	{"what published clients show is what is stored, at every step", []string{
+		"test/clients/items.test.mjs: the published Node client shows what the server says",
+		"test/clients/items.test.mjs: the published browser client shows what the server says, in a browser",
+		"test/clients/items.test.mjs: a live board is the same in two tabs",
+	}},
 	{"timestamps of a group strictly increase, over restarts too", []string{"items.TestTimestampsOfAGroupStrictlyIncrease", "test/clients/items.test.mjs: the published Node client shows what the server says"}},
 	{"what was missed comes after a reconnect, or a gap is told", []string{"items.TestASubscriberComesBackSinceACursor", "items.TestASinceThatIsFarBackIsAGap"}},
 	{"a client that does not read holds up nobody, who is there or who comes", []string{"items.TestAFrozenClientIsNobodysProblem", "items.TestAFloodOfFramesIsNotAnsweredIntoMemory"}},

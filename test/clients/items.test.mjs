@@ -1,5 +1,5 @@
-// The published stream clients, unmodified, follow items over WebSocket while those are written in every way,
-// and after a restart; a StreamDB materialises the same group from its Durable Stream, and writes back; and a
+// The published stream clients, unmodified, follow items over WebSocket, in Node and in a browser, while those are
+// written in every way, and after a restart; a StreamDB materialises the same group from its Durable Stream, and writes back; and a
 // page shows a live board in two tabs. At every step what they show is what the server says.
 
 import assert from "node:assert/strict"
@@ -68,20 +68,16 @@ function api(server, stream, group) {
   }
 }
 
-test("the published Node client shows what the server says", { timeout: 120_000 }, async (t) => {
-  const server = await withItems()
-  const room = api(server, "chat", "room-1")
-  await room.set("m0", { text: "before" })
-
-  const client = new Stream(server.socket, { protocols: ["Authorization", "secret"] })
-  const group = client.subscribeGroup("chat", "room-1", "id")
-  const item = client.subscribeItem("chat", "room-1", "m1")
-  const typing = []
-  group.onEvent("typing", (event) => typing.push(event))
+// scenario writes to a group in every way, and restarts the server, while a client follows it: shown tells what the
+// client shows of the group, of an item, and of the events that it heard of, and late makes another client that joins
+// at that moment and tells what it shows of the group.
+async function scenario(server, room, shown, late) {
+  const sorted = (values) => [...(values ?? [])].sort((a, b) => (a.id < b.id ? -1 : 1))
   const same = async (step) => {
-    await becomes(`the group, ${step},`, room.list, () => group.getState())
-    await becomes(`the item, ${step},`, async () => (await room.get("m1")) ?? null, () => item.getState() ?? null)
+    await becomes(`the group, ${step},`, room.list, async () => sorted((await shown()).group))
+    await becomes(`the item, ${step},`, async () => (await room.get("m1")) ?? null, async () => (await shown()).item ?? null)
   }
+  const heard = (...events) => becomes("the listener", () => events, async () => (await shown()).typing)
 
   await same("at first")
   await room.set("m1", { n: 1 })
@@ -94,30 +90,80 @@ test("the published Node client shows what the server says", { timeout: 120_000 
   await room.update("m2", { type: "set", path: "id", value: "m2" }, { type: "merge", path: ["a", "b"], value: { c: 1 } })
   await same("after an update that made an item")
   await room.send("typing", { who: "ann" })
-  await becomes("the listener", () => [{ who: "ann" }], () => typing)
+  await heard({ who: "ann" })
   await room.remove("m2")
   await same("after a delete")
+  await room.remove("m1")
+  await same("after its item was deleted")
+  await room.set("m1", { n: 0 })
+  await same("after it was made again")
   await room.remove("m0")
-  await same("after another")
+  await same("after another delete")
 
   // One that joins while the group changes is given the snapshot before any change.
   const writing = (async () => {
     for (let n = 0; n < 200; n++) await room.update("m3", { type: "set", path: "id", value: "m3" }, { type: "increment", path: "n", by: 1 })
   })()
-  const late = new Stream(server.socket).subscribeGroup("chat", "room-1", "id")
+  const other = await late()
   await writing
-  await becomes("one that joined late", room.list, () => late.getState())
+  await becomes("one that joined late", room.list, async () => sorted(await other()))
 
   for (const signal of ["SIGTERM", "SIGKILL"]) {
     await server.stop(signal)
     await server.start()
+    await room.set(`missed-${signal}`, {}) // the clients come back two seconds later
     await same(`after ${signal} and a restart`)
     await room.update("m1", { type: "increment", path: "n", by: 1 })
     await room.set(`after-${signal}`, {})
     await same(`after a write that followed ${signal}`)
+    await becomes(`one that joined late, after ${signal},`, room.list, async () => sorted(await other()))
   }
   await room.send("typing", { who: "bob" })
-  await becomes("the listener", () => [{ who: "ann" }, { who: "bob" }], () => typing)
+  await heard({ who: "ann" }, { who: "bob" })
+  await room.send("typing", { who: "eve" }, "m1") // of one item: the group hears it, too
+  await heard({ who: "ann" }, { who: "bob" }, { who: "eve" })
+}
+
+test("the published Node client shows what the server says", { timeout: 120_000 }, async () => {
+  const server = await withItems()
+  const room = api(server, "chat", "room-1")
+  await room.set("m0", { text: "before" })
+  const client = new Stream(server.socket, { protocols: ["Authorization", "secret"] })
+  const group = client.subscribeGroup("chat", "room-1", "id")
+  const item = client.subscribeItem("chat", "room-1", "m1")
+  const typing = []
+  group.onEvent("typing", (event) => typing.push(event))
+  await scenario(
+    server,
+    room,
+    () => ({ group: group.getState(), item: item.getState(), typing }),
+    () => {
+      const other = new Stream(server.socket).subscribeGroup("chat", "room-1", "id")
+      return () => other.getState()
+    },
+  )
+})
+
+test("the published browser client shows what the server says, in a browser", { timeout: 120_000 }, async (t) => {
+  const server = await withItems()
+  const room = api(server, "chat", "room-1")
+  await room.set("m0", { text: "before" })
+  const origin = await servePage(t, "client")
+  const { open, complaints } = await openBrowser(t)
+  const follow = () => open(`${origin}/?${new URLSearchParams({ socket: server.socket })}`)
+  const tab = await follow()
+  const state = (of) => of.evaluate(() => globalThis.state())
+  await scenario(
+    server,
+    room,
+    () => state(tab),
+    async () => {
+      const other = await follow()
+      return async () => (await state(other)).group
+    },
+  )
+  assert.deepEqual(complaints, [])
+  await screenshot(t, tab, "client")
 })
 
 test("a StreamDB materialises a group, and writes back", { timeout: 60_000 }, async (t) => {
@@ -216,24 +262,10 @@ test("a live board is the same in two tabs", { timeout: 120_000 }, async (t) => 
   const server = await withItems()
   const board = api(server, "board", "sprint")
   await board.set("a", { title: "Write it down", column: "todo" })
-  const origin = await servePage(t)
-  const profile = await mkdtemp(join(tmpdir(), "runnel-board-"))
-  const browser = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  })
-  t.after(async () => {
-    await browser.close()
-    await rm(profile, { recursive: true, force: true })
-  })
-  const complaints = []
-  const open = async () => {
-    const page = await browser.newPage()
-    page.on("pageerror", (err) => complaints.push(err.message))
-    await page.goto(`${origin}/?${new URLSearchParams({ socket: server.socket, api: server.url })}`)
-    return page
-  }
-  const tabs = [await open(), await open()]
+  const origin = await servePage(t, "board")
+  const { open, complaints } = await openBrowser(t)
+  const address = `${origin}/?${new URLSearchParams({ socket: server.socket, api: server.url })}`
+  const tabs = [await open(address), await open(address)]
   const same = async (step) => {
     for (const [n, tab] of tabs.entries()) {
       await becomes(`tab ${n + 1}, ${step},`,
@@ -258,19 +290,42 @@ test("a live board is the same in two tabs", { timeout: 120_000 }, async (t) => 
   await board.remove("b")
   await same("after a delete")
   assert.deepEqual(complaints, [])
-  for (const [n, tab] of tabs.entries()) {
-    const picture = join(process.env.SCREENSHOTS ?? tmpdir(), `runnel-board-${n + 1}.png`)
-    await tab.screenshot({ path: picture })
-    t.diagnostic(`tab ${n + 1} is shown in ${picture}`)
-  }
+  for (const [n, tab] of tabs.entries()) await screenshot(t, tab, `board-${n + 1}`)
 })
 
-async function servePage(t) {
+// openBrowser starts a browser of its own profile. Open opens pages in it, and complaints are their errors.
+async function openBrowser(t) {
+  const profile = await mkdtemp(join(tmpdir(), "runnel-browser-"))
+  const browser = await chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  })
+  t.after(async () => {
+    await browser.close()
+    await rm(profile, { recursive: true, force: true })
+  })
+  const complaints = []
+  const open = async (url) => {
+    const page = await browser.newPage()
+    page.on("pageerror", (err) => complaints.push(err.message))
+    await page.goto(url)
+    return page
+  }
+  return { open, complaints }
+}
+
+async function screenshot(t, page, name) {
+  const picture = join(process.env.SCREENSHOTS ?? tmpdir(), `runnel-${name}.png`)
+  await page.screenshot({ path: picture })
+  t.diagnostic(`the page is shown in ${picture}`)
+}
+
+async function servePage(t, name) {
   const folder = fileURLToPath(new URL(".", import.meta.url))
-  const { outputFiles } = await build({ entryPoints: [join(folder, "page/board.js")], bundle: true, write: false, format: "esm" })
+  const { outputFiles } = await build({ entryPoints: [join(folder, `page/${name}.js`)], bundle: true, write: false, format: "esm" })
   const files = {
-    "/": ["text/html; charset=utf-8", await readFile(join(folder, "page/board.html"))],
-    "/board.js": ["text/javascript; charset=utf-8", outputFiles[0].contents],
+    "/": ["text/html; charset=utf-8", await readFile(join(folder, `page/${name}.html`))],
+    [`/${name}.js`]: ["text/javascript; charset=utf-8", outputFiles[0].contents],
   }
   const pages = createServer((req, res) => {
     const file = files[new URL(req.url, "http://page").pathname]
