@@ -19,11 +19,10 @@ import (
 var _ auth.Log = (*engine.Engine)(nil)
 
 // unguarded are methods of an engine that are not for whoever is asked about: those of the server itself,
-// and those of subscriptions, which concern a store as a whole and are checked where they are served.
+// and those that come with the token of a wake.
 var unguarded = []string{
 	"Close", "Err",
-	"CreateSubscription", "Subscription", "Subscriptions", "SubscriptionLinks", "DeleteSubscription", "LinkStreams", "UnlinkStream",
-	"ClaimWake", "AckWake", "ReleaseWake", "WebhookPending", "ClaimDelivery", "SettleDelivery", "ReplayDelivery", "DropDelivery",
+	"AckWake", "ReleaseWake", "WebhookPending", "ClaimDelivery", "SettleDelivery",
 	"LoadKeys", "StoreKeys", "Lags",
 }
 
@@ -272,6 +271,39 @@ var operations = []operation{
 	}},
 	{name: "Query", what: "several spaces", needs: []string{"runnel:read:chats", "runnel:read:forks"}, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.Query(ctx, runnel.Query{Sources: []runnel.Source{{Space: chats}, {Space: runnel.Space{Name: "forks"}}}}))
+	}},
+	{name: "CreateSubscription", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, _, err := g.CreateSubscription(ctx, runnel.Store{}, "s", runnel.SubscriptionConfig{Type: runnel.PullWake, Pattern: "chats/*", WakeStream: "wakes", LeaseTTL: time.Minute})
+		return err
+	}},
+	{name: "Subscription", needs: []string{"runnel:read"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.Subscription(ctx, runnel.Store{}, "s")
+		return ignore(err, runnel.ErrNotFound)
+	}},
+	{name: "Subscriptions", needs: []string{"runnel:read"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return first(g.Subscriptions(ctx, runnel.Store{}, ""))
+	}},
+	{name: "SubscriptionLinks", needs: []string{"runnel:read"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(first(g.SubscriptionLinks(ctx, runnel.Store{}, "s")), runnel.ErrNotFound)
+	}},
+	{name: "DeleteSubscription", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(g.DeleteSubscription(ctx, runnel.Store{}, "s"), runnel.ErrNotFound)
+	}},
+	{name: "LinkStreams", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(g.LinkStreams(ctx, runnel.Store{}, "s", []string{"chats/42"}), runnel.ErrNotFound)
+	}},
+	{name: "UnlinkStream", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(g.UnlinkStream(ctx, runnel.Store{}, "s", "chats/42"), runnel.ErrNotFound)
+	}},
+	{name: "ClaimWake", needs: []string{"runnel:write"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.ClaimWake(ctx, runnel.Store{}, "s", "w")
+		return ignore(err, runnel.ErrNotFound)
+	}},
+	{name: "ReplayDelivery", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(g.ReplayDelivery(ctx, runnel.Store{}, "s"), runnel.ErrNotFound)
+	}},
+	{name: "DropDelivery", needs: []string{"runnel:admin"}, do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(g.DropDelivery(ctx, runnel.Store{}, "s"), runnel.ErrNotFound)
 	}},
 	{name: "Stores", listing: true, do: func(ctx context.Context, g *auth.Guard) error { return first(g.Stores(ctx, runnel.Store{})) }},
 	{name: "Spaces", listing: true, do: func(ctx context.Context, g *auth.Guard) error { return first(g.Spaces(ctx, runnel.Store{}, "", "")) }},

@@ -18,10 +18,10 @@ import (
 // subscriptions joins the engine, which keeps subscriptions, with the keys and the policy of webhooks. It
 // is what the control paths are served from.
 type subscriptions struct {
-	*engine.Engine
-	keys   *webhook.Keys
-	policy *webhook.Policy
-	guards bool // somebody is asked for
+	auth.SubscriptionLog                // the engine, or a guard before it
+	eng                  *engine.Engine // for who brings the token of a wake
+	keys                 *webhook.Keys
+	policy               *webhook.Policy
 }
 
 // newSubscriptions returns it, and what sends the webhooks.
@@ -35,87 +35,19 @@ func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator,
 		return nil, nil, err
 	}
 	keys := webhook.NewKeys(vault{eng}, webhook.KeysConfig{})
-	s := &subscriptions{Engine: eng, keys: keys, policy: policy, guards: who != nil}
+	s := &subscriptions{SubscriptionLog: eng, eng: eng, keys: keys, policy: policy}
+	if who != nil {
+		s.SubscriptionLog = auth.NewGuard(eng)
+	}
 	return s, webhook.NewDispatcher(outbox{eng}, keys, policy, cfg), nil
 }
 
-// may checks that whoever asks may do something to the subscriptions of a store.
-func (s *subscriptions) may(ctx context.Context, action string, needs auth.Verb, store runnel.Store, id string) error {
-	if !s.guards {
-		return nil
-	}
-	return auth.Check(ctx, auth.Request{Action: action + " subscription " + id + " of", Needs: needs, Kind: "the root space", Store: store})
+func (s *subscriptions) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error) {
+	return s.eng.AckWake(ctx, ref, acks, done)
 }
 
-func (s *subscriptions) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
-	if err := s.may(ctx, "create", auth.Admin, store, id); err != nil {
-		return runnel.Subscription{}, false, err
-	}
-	return s.Engine.CreateSubscription(ctx, store, id, config)
-}
-
-func (s *subscriptions) Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error) {
-	if err := s.may(ctx, "read", auth.Read, store, id); err != nil {
-		return runnel.Subscription{}, err
-	}
-	return s.Engine.Subscription(ctx, store, id)
-}
-
-func (s *subscriptions) Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error] {
-	if err := s.may(ctx, "list", auth.Read, store, ""); err != nil {
-		return func(yield func(runnel.Subscription, error) bool) { yield(runnel.Subscription{}, err) }
-	}
-	return s.Engine.Subscriptions(ctx, store, after)
-}
-
-// SubscriptionLinks is asked for whatever an answer tells of a subscription, also to whoever creates it.
-func (s *subscriptions) SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error] {
-	if err := s.may(ctx, "read", auth.Read, store, id); err != nil {
-		return func(yield func(runnel.SubscriptionLink, error) bool) { yield(runnel.SubscriptionLink{}, err) }
-	}
-	return s.Engine.SubscriptionLinks(ctx, store, id)
-}
-
-func (s *subscriptions) DeleteSubscription(ctx context.Context, store runnel.Store, id string) error {
-	if err := s.may(ctx, "delete", auth.Admin, store, id); err != nil {
-		return err
-	}
-	return s.Engine.DeleteSubscription(ctx, store, id)
-}
-
-func (s *subscriptions) LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error {
-	if err := s.may(ctx, "link streams to", auth.Admin, store, id); err != nil {
-		return err
-	}
-	return s.Engine.LinkStreams(ctx, store, id, paths)
-}
-
-func (s *subscriptions) UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error {
-	if err := s.may(ctx, "unlink a stream from", auth.Admin, store, id); err != nil {
-		return err
-	}
-	return s.Engine.UnlinkStream(ctx, store, id, path)
-}
-
-func (s *subscriptions) ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error) {
-	if err := s.may(ctx, "claim", auth.Write, store, id); err != nil {
-		return runnel.Wake{}, err
-	}
-	return s.Engine.ClaimWake(ctx, store, id, worker)
-}
-
-func (s *subscriptions) ReplayDelivery(ctx context.Context, store runnel.Store, id string) error {
-	if err := s.may(ctx, "replay", auth.Admin, store, id); err != nil {
-		return err
-	}
-	return s.Engine.ReplayDelivery(ctx, store, id)
-}
-
-func (s *subscriptions) DropDelivery(ctx context.Context, store runnel.Store, id string) error {
-	if err := s.may(ctx, "drop a wake of", auth.Admin, store, id); err != nil {
-		return err
-	}
-	return s.Engine.DropDelivery(ctx, store, id)
+func (s *subscriptions) ReleaseWake(ctx context.Context, ref runnel.WakeRef) error {
+	return s.eng.ReleaseWake(ctx, ref)
 }
 
 func (s *subscriptions) CheckWebhook(raw string) (string, error) { return s.policy.CheckURL(raw) }
