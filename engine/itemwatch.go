@@ -402,6 +402,9 @@ func (r *itemReader) groups(ctx context.Context) {
 				r.out(runnel.ItemNews{}, err)
 				return
 			}
+			if b.Deleted {
+				continue // the watch of the segments tells it
+			}
 			if !r.out(newsOf(&b), nil) {
 				return
 			}

@@ -24,7 +24,6 @@ const (
 	DefaultPingInterval     = 30 * time.Second
 	DefaultWriteTimeout     = 30 * time.Second
 	DefaultHookTimeout      = 5 * time.Second
-	DefaultCheckInterval    = 10 * time.Second
 	DefaultPresenceTTL      = time.Minute
 )
 
@@ -87,10 +86,6 @@ type Config struct {
 	// WriteTimeout is how long a frame may take to be written, and a ping to be answered, before the
 	// connection is closed. 0 means DefaultWriteTimeout.
 	WriteTimeout time.Duration
-
-	// CheckInterval is how often it is made sure that groups with subscribers are still there, in case that
-	// the hint of a deletion was lost. 0 means DefaultCheckInterval.
-	CheckInterval time.Duration
 
 	// PresenceTTL is how long a member of a group is shown after the server that had its connection has crashed;
 	// three times as often it is renewed. 0 means DefaultPresenceTTL.
@@ -161,7 +156,6 @@ func (c Config) withDefaults(log Log) Config {
 	c.PingInterval = cmp.Or(c.PingInterval, DefaultPingInterval)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
 	c.PresenceTTL = cmp.Or(c.PresenceTTL, DefaultPresenceTTL)
-	c.CheckInterval = cmp.Or(c.CheckInterval, DefaultCheckInterval)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

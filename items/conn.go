@@ -68,6 +68,15 @@ func (n cut) covers(ch *change) bool {
 	return ch.Position <= n.at || ch.id < n.id || ch.id == n.id && ch.Sequence <= n.tail
 }
 
+// about tells whether the subscription wants a change.
+func (s *subscription) about(ch *change) bool {
+	if !ch.gone {
+		return s.wants(ch.group, &ch.Key)
+	}
+	return s.seg.Space == ch.group.Space &&
+		(s.seg.Name == ch.group.Name || s.seg.Name == "" && strings.HasPrefix(ch.group.Name, s.Prefix))
+}
+
 // wants tells whether the subscription is about an item of a group; nil is about none of its items.
 func (s *subscription) wants(group runnel.Segment, item *string) bool {
 	if s.seg.Space != group.Space {
@@ -371,13 +380,40 @@ func (c *conn) offer(ch *change) {
 
 // deliver queues a change if a subscription wants it, once. The lock is held.
 func (c *conn) deliver(ch *change) {
+	if ch.gone {
+		c.deliverGone(ch)
+		return
+	}
 	for _, s := range c.subs {
-		if s.wants(ch.group, &ch.Key) && !s.cut.covers(ch) {
+		if s.about(ch) && !s.cut.covers(ch) {
 			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
 			c.bound()
 			c.wake()
 			return
 		}
+	}
+}
+
+// deliverGone queues that a group was deleted, once, and that there is nothing, for each subscription. The lock
+// is held.
+func (c *conn) deliverGone(ch *change) {
+	told := false
+	for _, s := range c.subs {
+		if !s.about(ch) || s.cut.covers(ch) {
+			continue
+		}
+		if !told {
+			c.queue.barrier(goneFrame(ch.group, ch.Stamp))
+			told = true
+		}
+		if s.seg.Name != "" {
+			s.cut = cut{id: ch.id, tail: ch.Sequence}
+		}
+		c.queue.barrier(syncFrame(s, ch.group.Name, new(runnel.ItemView), ch.Stamp+1, c.inject))
+	}
+	if told {
+		c.bound()
+		c.wake()
 	}
 }
 

@@ -18,7 +18,6 @@ type fakeLog struct {
 	mu      sync.Mutex
 	spaces  map[runnel.Space]*fakeSpace
 	moved   chan struct{} // closed and replaced with each change
-	events  []runnel.Event
 	sent    []runnel.ItemEvent
 	failing error // of reads and writes
 	cursors map[runnel.CursorName]uint64
@@ -34,6 +33,7 @@ type leaseName struct {
 type fakeSpace struct {
 	head   runnel.Position
 	lastID uint64
+	stamp  int64 // of the last deletion
 	groups map[string]*fakeGroup
 	log    []runnel.ItemBatch
 }
@@ -82,7 +82,7 @@ func (f *fakeLog) writeItems(space runnel.Space, all ...runnel.ItemWrites) ([]ru
 	}
 	g := s.groups[w.Segment]
 	if g == nil {
-		g = &fakeGroup{info: runnel.Info{Segment: seg, ContentType: "application/json"}, items: make(map[string]runnel.Item), keys: make(map[string]runnel.ItemsWritten), sums: make(map[string]uint64)}
+		g = &fakeGroup{lead: s.stamp + 1, info: runnel.Info{Segment: seg, ContentType: "application/json"}, items: make(map[string]runnel.Item), keys: make(map[string]runnel.ItemsWritten), sums: make(map[string]uint64)}
 	}
 	if before, ok := g.keys[w.Key]; ok && w.Key != "" {
 		if g.sums[w.Key] != w.Sum {
@@ -297,10 +297,17 @@ func (f *fakeLog) Delete(_ context.Context, seg runnel.Segment) error {
 	if err != nil {
 		return err
 	}
-	delete(f.spaces[seg.In()].groups, seg.Name)
-	f.events = append(f.events, runnel.Event{Info: g.info, Deleted: true})
+	f.spaces[seg.In()].delete(g)
 	f.wake()
 	return nil
+}
+
+func (s *fakeSpace) delete(g *fakeGroup) {
+	delete(s.groups, g.info.Segment.Name)
+	s.head++
+	next := g.info.Tail + 1
+	s.stamp = runnel.ItemStamp(runnel.ItemLead(g.lead, next, time.Now().UnixMicro()), next)
+	s.log = append(s.log, runnel.ItemBatch{Segment: g.info.Segment, ID: g.info.ID, LastPosition: s.head, Deleted: true, Stamp: s.stamp})
 }
 
 func (f *fakeLog) DeleteItemSpace(_ context.Context, space runnel.Space) (int, error) {
@@ -309,9 +316,8 @@ func (f *fakeLog) DeleteItemSpace(_ context.Context, space runnel.Space) (int, e
 	s := f.space(space)
 	n := len(s.groups)
 	for _, g := range s.groups {
-		f.events = append(f.events, runnel.Event{Info: g.info, Deleted: true})
+		s.delete(g)
 	}
-	clear(s.groups)
 	f.wake()
 	return n, nil
 }
@@ -338,29 +344,6 @@ func (f *fakeLog) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[r
 			f.mu.Unlock()
 			for ; next < len(sent); next++ {
 				if sent[next].Segment.In() == space && !yield(sent[next]) {
-					return
-				}
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-moved:
-			}
-		}
-	}
-}
-
-func (f *fakeLog) Watch(ctx context.Context, _ runnel.Store) iter.Seq[runnel.Event] {
-	return func(yield func(runnel.Event) bool) {
-		f.mu.Lock()
-		next := len(f.events)
-		f.mu.Unlock()
-		for {
-			f.mu.Lock()
-			events, moved := f.events, f.moved
-			f.mu.Unlock()
-			for ; next < len(events); next++ {
-				if !yield(events[next]) {
 					return
 				}
 			}

@@ -31,7 +31,6 @@ type feed struct {
 	groups map[string]map[*conn]int // how many subscriptions a connection has to a group
 	whole  map[*conn]int            // and to several
 	stamps map[string]int64         // the latest of groups that have changed
-	ids    map[string]uint64        // the incarnations that were told of
 	at     runnel.Position          // everything up to it has been handed on, or waited for
 	events []*waiting               // in the order in which they were sent
 }
@@ -115,18 +114,13 @@ func (h *Handler) attach(ctx context.Context, space runnel.Space, group string, 
 		if h.draining {
 			return nil, runnel.ErrShutdown
 		}
-		f = &feed{h: h, space: space, groups: make(map[string]map[*conn]int), whole: make(map[*conn]int), stamps: make(map[string]int64), ids: make(map[string]uint64), at: info.Head}
+		f = &feed{h: h, space: space, groups: make(map[string]map[*conn]int), whole: make(map[*conn]int), stamps: make(map[string]int64), at: info.Head}
 		var follow context.Context
 		follow, f.stop = context.WithCancel(h.ended)
 		h.feeds[space] = f
 		h.live.Go(func() { f.follow(follow, info.Head) })
 		events := h.cfg.Own.ItemEvents(follow, space) // listens from here on
 		h.live.Go(func() { f.hear(follow, events) })
-		h.live.Go(func() { f.check(follow) })
-		if !h.watched[space.Store] {
-			h.watched[space.Store] = true
-			h.live.Go(func() { h.watch(space.Store) })
-		}
 	}
 	f.add(group, c)
 	return f, nil
@@ -162,12 +156,10 @@ func (h *Handler) detach(f *feed, group string, c *conn) {
 		delete(f.groups, group)
 		if len(f.whole) == 0 {
 			delete(f.stamps, group)
-			delete(f.ids, group)
 		}
 	}
 	if len(f.whole) == 0 && group == "" {
 		maps.DeleteFunc(f.stamps, func(name string, _ int64) bool { return len(f.groups[name]) == 0 })
-		maps.DeleteFunc(f.ids, func(name string, _ uint64) bool { return len(f.groups[name]) == 0 })
 	}
 	if len(f.groups) == 0 && len(f.whole) == 0 && h.feeds[f.space] == f {
 		delete(h.feeds, f.space)
@@ -205,11 +197,14 @@ func (f *feed) follow(ctx context.Context, at runnel.Position) {
 }
 
 func (f *feed) publish(batch *runnel.ItemBatch) {
+	if batch.Deleted {
+		f.deleted(batch)
+		return
+	}
 	f.mu.Lock()
 	receivers := f.receivers(batch.Segment.Name)
 	if len(receivers) > 0 && len(batch.Changes) > 0 {
 		f.stamps[batch.Segment.Name] = batch.Changes[len(batch.Changes)-1].Stamp
-		f.ids[batch.Segment.Name] = batch.ID
 	}
 	f.mu.Unlock()
 	if len(receivers) == 0 {
@@ -223,6 +218,20 @@ func (f *feed) publish(batch *runnel.ItemBatch) {
 		for _, to := range receivers {
 			to.offer(c)
 		}
+	}
+}
+
+// deleted hands on that a group was deleted.
+func (f *feed) deleted(batch *runnel.ItemBatch) {
+	f.mu.Lock()
+	receivers := f.receivers(batch.Segment.Name)
+	if len(receivers) > 0 {
+		f.stamps[batch.Segment.Name] = batch.Stamp + 1
+	}
+	f.mu.Unlock()
+	gone := goneGroup(batch)
+	for _, to := range receivers {
+		to.offer(gone)
 	}
 }
 
@@ -262,56 +271,6 @@ func (f *feed) lost(ctx context.Context, err error, at *runnel.Position) {
 	}
 }
 
-// check looks now and then whether groups that were told of are still there.
-func (f *feed) check(ctx context.Context) {
-	tick := time.NewTicker(f.h.cfg.CheckInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		f.mu.Lock()
-		ids := maps.Clone(f.ids)
-		f.mu.Unlock()
-		for group, id := range ids {
-			view, err := f.h.cfg.Own.Items(ctx, f.space.Segment(group), runnel.ItemQuery{Limit: 1})
-			if err == nil && view.ID == id || err != nil && !errors.Is(err, runnel.ErrNotFound) {
-				continue
-			}
-			f.gone(group)
-		}
-	}
-}
-
-// gone gives the subscribers of a group that was deleted a snapshot of what there is instead.
-func (f *feed) gone(group string) {
-	f.mu.Lock()
-	delete(f.ids, group)
-	receivers := f.receivers(group)
-	f.mu.Unlock()
-	for _, c := range receivers {
-		c.resync(f.space, group, "")
-	}
-}
-
-// watch gives the subscribers of groups that are deleted an empty snapshot.
-func (h *Handler) watch(store runnel.Store) {
-	for e := range h.cfg.Own.Watch(h.ended, store) {
-		if !e.Deleted {
-			continue
-		}
-		h.mu.Lock()
-		f := h.feeds[e.Info.Segment.In()]
-		h.mu.Unlock()
-		if f == nil {
-			continue
-		}
-		f.gone(e.Info.Segment.Name)
-	}
-}
-
 // inFlight is longer than a commit takes from the moment that gives it its time until it is told.
 const inFlight = 10 * time.Second
 
@@ -330,12 +289,11 @@ func (h *Handler) stamp(group runnel.Segment) int64 {
 	return max(stamp, f.stamps[group.Name]+1)
 }
 
-// told notes the latest stamp of a group, for what is told next, and which incarnation it was.
-func (f *feed) told(group string, id uint64, stamp int64) {
+// told notes the latest stamp of a group, for what is told next.
+func (f *feed) told(group string, stamp int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.groups[group]) > 0 || len(f.whole) > 0 {
 		f.stamps[group] = max(f.stamps[group], stamp)
-		f.ids[group] = id
 	}
 }

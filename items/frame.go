@@ -43,10 +43,23 @@ func head(b []byte, stamp int64, stream, group string, item *string) []byte {
 type change struct {
 	group runnel.Segment
 	id    uint64 // of the group's incarnation
+	gone  bool   // the group was deleted; the change is of none of its items
 	runnel.ItemChange
 
 	mu     sync.Mutex
 	frames [4][2][]byte // by what happened, and by whether the id is put into the value
+}
+
+// goneGroup is the deletion of a group, after all of its changes.
+func goneGroup(b *runnel.ItemBatch) *change {
+	return &change{group: b.Segment, id: b.ID, gone: true, ItemChange: runnel.ItemChange{
+		Sequence: runnel.MaxSequence, Position: b.LastPosition, Stamp: b.Stamp,
+	}}
+}
+
+// goneFrame tells that a group was deleted.
+func goneFrame(group runnel.Segment, stamp int64) []byte {
+	return append(head(nil, stamp, group.Space, group.Name, nil), `{"type":"deleted","data":null}}`...)
 }
 
 // frame returns the frame that tells the change as op, which differs from what happened where earlier

@@ -29,7 +29,6 @@ type Handler struct {
 
 	mu       sync.Mutex
 	feeds    map[runnel.Space]*feed
-	watched  map[runnel.Store]bool
 	conns    map[*conn]struct{}
 	lastConn uint64
 	draining bool
@@ -39,11 +38,10 @@ type Handler struct {
 // New returns a handler that serves the items of log.
 func New(log Log, cfg Config) *Handler {
 	h := &Handler{
-		log:     log,
-		cfg:     cfg.withDefaults(log),
-		feeds:   make(map[runnel.Space]*feed),
-		watched: make(map[runnel.Store]bool),
-		conns:   make(map[*conn]struct{}),
+		log:   log,
+		cfg:   cfg.withDefaults(log),
+		feeds: make(map[runnel.Space]*feed),
+		conns: make(map[*conn]struct{}),
 	}
 	h.ended, h.end = context.WithCancel(context.Background())
 	if h.cfg.PingInterval > 0 {

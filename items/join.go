@@ -251,7 +251,7 @@ func (c *conn) release(s *subscription, snap *snapshot, present func()) bool {
 	}
 	var later []*change
 	for _, ch := range held {
-		if snap != nil && s.wants(ch.group, &ch.Key) && !snap.cut(s).covers(ch) {
+		if snap != nil && s.about(ch) && !snap.cut(s).covers(ch) {
 			later = append(later, ch)
 		} else {
 			c.deliver(ch)
@@ -396,7 +396,7 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 		stamp := c.h.stamp(group)
 		if v.ID != 0 {
 			stamp = v.Stamp(v.Tail) + 1
-			s.feed.told(group.Name, v.ID, stamp)
+			s.feed.told(group.Name, stamp)
 		}
 		c.queue.control(syncFrame(s, group.Name, v, stamp, c.inject))
 	}
@@ -460,7 +460,7 @@ func (c *conn) releaseAll(due []*subscription, snaps []*snapshot) {
 	for _, ch := range held {
 		covered := false
 		for i, s := range due {
-			covered = covered || s.wants(ch.group, &ch.Key) && snaps[i].cut(s).covers(ch)
+			covered = covered || s.about(ch) && snaps[i].cut(s).covers(ch)
 		}
 		if !covered {
 			c.deliver(ch)

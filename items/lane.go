@@ -30,6 +30,8 @@ type stretch struct {
 	// after and through bound it, and from is a position that is not after that of its first event.
 	after, through runnel.Sequence
 	from           runnel.Position
+	// kept is the deletion of the group, which cannot be read again; nil for a stretch of changes.
+	kept *TriggerEvent
 }
 
 // first is the position of the first event that is not done.
@@ -47,7 +49,11 @@ func (l *lane) first() runnel.Position {
 
 // later leaves an event to be read again.
 func (l *lane) later(e *TriggerEvent) {
-	if n := len(l.rest); n > 0 && l.rest[n-1].id == e.id && l.rest[n-1].group == e.Group {
+	if e.Kind == kindGone {
+		l.rest = append(l.rest, stretch{group: e.Group, id: e.id, from: e.Position, kept: e})
+		return
+	}
+	if n := len(l.rest); n > 0 && l.rest[n-1].id == e.id && l.rest[n-1].group == e.Group && l.rest[n-1].kept == nil {
 		l.rest[n-1].through = e.sequence
 		return
 	}
@@ -109,6 +115,11 @@ func (r *term) next(ctx context.Context, name string, l *lane) *TriggerEvent {
 			return nil
 		}
 		s := l.rest[0]
+		if s.kept != nil {
+			l.queue, l.rest = append(l.queue, s.kept), l.rest[1:]
+			r.mu.Unlock()
+			continue
+		}
 		r.mu.Unlock()
 		events, at, err := r.readAgain(ctx, name, s)
 		gone := errors.Is(err, runnel.ErrNotFound) || errors.Is(err, runnel.ErrSoftDeleted)

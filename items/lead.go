@@ -149,6 +149,11 @@ func (r *term) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if batch.Deleted {
+			if e := r.matchGone(goneGroup(&batch)); e != nil {
+				r.enqueue(ctx, e)
+			}
+		}
 		for i := range batch.Changes {
 			if e := r.match(&change{group: batch.Segment, id: batch.ID, ItemChange: batch.Changes[i]}); e != nil {
 				r.enqueue(ctx, e)

@@ -16,7 +16,7 @@ type Log interface {
 	SpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, q runnel.ItemQuery) (runnel.SpaceItemView, error)
 	// TailItems yields the changes of a segment after a sequence, for ever.
 	TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error]
-	// TailSpaceItems yields the changes of all segments of a space after a position, for ever.
+	// TailSpaceItems yields the changes of all segments of a space after a position, and their deletions, for ever.
 	TailSpaceItems(ctx context.Context, space runnel.Space, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error]
 	ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error]
 	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
@@ -27,6 +27,4 @@ type Log interface {
 	SendItem(ctx context.Context, e runnel.ItemEvent) error
 	// ItemEvents yields the events that are sent to groups of a space, from the call on, until ctx is done.
 	ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent]
-	// Watch yields hints that segments came or went, until ctx is done.
-	Watch(ctx context.Context, store runnel.Store) iter.Seq[runnel.Event]
 }

@@ -46,6 +46,12 @@ func (q *queue) control(frame []byte) {
 	q.from, q.latest = len(q.entries), nil
 }
 
+// barrier adds what must not be overtaken, but may be dropped with the rest.
+func (q *queue) barrier(frame []byte) {
+	q.add(queued{frame: frame, live: true})
+	q.from, q.latest = len(q.entries), nil
+}
+
 func (q *queue) event(frame []byte) { q.add(queued{frame: frame, live: true}) }
 
 // push adds a change. Once the reader is behind, one of the same item that still waits is left out, and what

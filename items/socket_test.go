@@ -287,15 +287,34 @@ func TestASendReachesOneSubscription(t *testing.T) {
 	b.want(`event - {"type":"t","data":1}`, `event - {"type":"t","data":2}`)
 }
 
-func TestADeletedGroupIsEmpty(t *testing.T) {
-	s := serve(t, items.Config{CheckInterval: 20 * time.Millisecond})
+func TestThatAGroupWasDeletedIsToldInItsPlace(t *testing.T) {
+	s := serve(t, items.Config{})
 	s.set("m1", `1`)
 	c := s.dial("/stream/chat/room")
 	c.want(`sync - [1]`)
-	s.do("DELETE", "/v1/items/chat/room", "")
-	c.want(`sync - []`)
-	s.set("m1", `2`)
-	c.want(`create m1 2`)
+	one := s.dial("/stream/chat/room/m1")
+	one.want(`sync m1 1`)
+	all := s.dial("/")
+	all.send(`{"type":"join","data":{"subscriptionId":"all","streamName":"chat","groupPrefix":""}}`)
+	all.want(`sync - [1]`)
+	for n := range 3 {
+		s.set("m1", `2`)
+		s.do("DELETE", "/v1/items/chat/room", "")
+		s.set("m1", `3`)
+		c.want(`update m1 2`, `deleted - null`, `sync - []`, `create m1 3`)
+		one.want(`update m1 2`, `deleted - null`, `sync m1 null`, `create m1 3`)
+		all.want(`update m1 2`, `deleted - null`, `sync - []`, `create m1 3`)
+		if n == 1 {
+			s.set("m2", `4`) // who joins again sees what there is
+			again := s.dial("/stream/chat/room")
+			again.want(`sync - [3,4]`)
+			c.want(`create m2 4`)
+			all.want(`create m2 4`)
+			s.do("DELETE", "/v1/items/chat/room/m2", "")
+			c.want(`delete m2 4`)
+			all.want(`delete m2 4`)
+		}
+	}
 }
 
 func TestIDsAreInjectedForThoseWhoAsk(t *testing.T) {

@@ -30,6 +30,7 @@ const (
 	kindCreate = "create"
 	kindUpdate = "update"
 	kindDelete = "delete"
+	kindGone   = "deleted"
 	kindEvent  = "event"
 )
 
@@ -63,7 +64,8 @@ type Trigger struct {
 	// Group, GroupPrefix, Item and Prefix narrow it down: to a group, to groups whose names begin so, to an
 	// item, to items whose ids begin so. Empty: all. An event without an item is about no item.
 	Group, GroupPrefix, Item, Prefix string
-	// Events are the kinds: "create", "update" and "delete" of items, and "event" for what is sent. Empty: all.
+	// Events are the kinds: "create", "update" and "delete" of items, "deleted" of a group, and "event" for what is
+	// sent. Empty: all.
 	Events []string
 	// When lets changes through. Nil: all. [Condition] makes one of an expression. One that fails lets nothing
 	// through, and the failure is logged.
@@ -96,8 +98,8 @@ type TriggerEvent struct {
 	// Key is the same whenever the event is handed over, and that of no other: who handles events keeps it to
 	// tell repetitions.
 	Key string
-	// Stream, Group and Item say where it happened, and Kind what: "create", "update", "delete" or "event".
-	// Item is empty in an event without one.
+	// Stream, Group and Item say where it happened, and Kind what: "create", "update", "delete", "deleted"
+	// or "event". Item is empty in an event without one, and where a group was deleted.
 	Stream, Group, Item, Kind string
 	// Value is the value of the item from then on, what it was before a deletion, or the data of an event.
 	Value json.RawMessage
@@ -146,7 +148,7 @@ func (t Trigger) Run(ctx context.Context, log TriggerLog) error {
 		events := log.ItemEvents(ctx, t.space())
 		running.Go(func() { t.hear(ctx, events) })
 	}
-	if !t.isOn(kindCreate, kindUpdate, kindDelete) {
+	if !t.isOn(kindCreate, kindUpdate, kindDelete, kindGone) {
 		<-ctx.Done()
 	}
 	for wait := t.Backoff; ctx.Err() == nil; wait = min(2*wait, maxTriggerBackoff) {
@@ -170,8 +172,8 @@ func (t *Trigger) Validate() error {
 		return &runnel.InvalidError{What: "trigger " + t.Name, Rule: "has no handler"}
 	}
 	for _, kind := range t.Events {
-		if kind != kindCreate && kind != kindUpdate && kind != kindDelete && kind != kindEvent {
-			return &runnel.InvalidError{What: "trigger " + t.Name, Rule: fmt.Sprintf("is on create, update, delete and event, not on %q", kind)}
+		if !slices.Contains([]string{kindCreate, kindUpdate, kindDelete, kindGone, kindEvent}, kind) {
+			return &runnel.InvalidError{What: "trigger " + t.Name, Rule: fmt.Sprintf("is on create, update, delete, deleted and event, not on %q", kind)}
 		}
 	}
 	if _, err := segment(t.Store, t.Stream, t.Name); err != nil {
@@ -197,6 +199,22 @@ func (t *Trigger) match(c *change) *TriggerEvent {
 	}
 	if c.Op == runnel.ItemDeleted {
 		e.Value = c.Old
+	}
+	if !t.lets(e) {
+		return nil
+	}
+	return e
+}
+
+// matchGone returns the event that the deletion of a group is for the trigger, or nil.
+func (t *Trigger) matchGone(c *change) *TriggerEvent {
+	if !t.isOn(kindGone) || !t.isAbout(c.group.Name, nil) {
+		return nil
+	}
+	e := &TriggerEvent{
+		Key:    fmt.Sprintf("%s/%s/%s/%d", t.Name, t.Store, t.Stream, c.Position),
+		Stream: t.Stream, Group: c.group.Name, Kind: kindGone, Value: json.RawMessage(null),
+		Frame: goneFrame(c.group, c.Stamp), Position: c.Position, id: c.id, sequence: c.Sequence,
 	}
 	if !t.lets(e) {
 		return nil

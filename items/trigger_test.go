@@ -120,6 +120,64 @@ func TestATriggerIsToldOfChangesThatMatch(t *testing.T) {
 	}
 }
 
+func TestATriggerIsToldThatAGroupWasDeleted(t *testing.T) {
+	remove := func(t *testing.T, log *fakeLog, group string) {
+		t.Helper()
+		if err := log.Delete(t.Context(), runnel.Segment{Space: "chat", Name: group}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		trigger items.Trigger
+		want    []string
+	}{
+		"all":         {items.Trigger{}, []string{`create room/a 1`, `deleted room/ null`, `create room/a 2`, `create attic/a 3`, `deleted attic/ null`}},
+		"deletions":   {items.Trigger{Events: []string{"deleted"}}, []string{`deleted room/ null`, `deleted attic/ null`}},
+		"a group":     {items.Trigger{Group: "attic", Events: []string{"deleted"}}, []string{`deleted attic/ null`}},
+		"no items":    {items.Trigger{Item: "a"}, []string{`create room/a 1`, `create room/a 2`, `create attic/a 3`}},
+		"a condition": {items.Trigger{When: condition(t, `event == "deleted" && value == null && item == ""`)}, []string{`deleted room/ null`, `deleted attic/ null`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, seen := newFake(), &recorder{}
+				c.trigger.Name, c.trigger.Stream, c.trigger.Handle = "t", "chat", seen.handle
+				stop := run(t, log, c.trigger)
+				put(t, log, "room", "a", `1`)
+				synctest.Wait()
+				remove(t, log, "room")
+				put(t, log, "room", "a", `2`)
+				synctest.Wait()
+				put(t, log, "attic", "a", `3`)
+				synctest.Wait()
+				remove(t, log, "attic")
+				synctest.Wait()
+				seen.want(t, c.want...)
+				stop()
+			})
+		})
+	}
+	t.Run("while its handler hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, hangs := newFake(), make(chan struct{})
+			seen := &recorder{fail: func(*items.TriggerEvent) error { <-hangs; return nil }}
+			stop := run(t, log, items.Trigger{Name: "t", Stream: "chat", Handle: seen.handle, Timeout: time.Hour})
+			for range 40 { // far more than wait in memory
+				put(t, log, "room", "a", `1`)
+			}
+			remove(t, log, "room")
+			put(t, log, "room", "a", `2`)
+			synctest.Wait()
+			close(hangs)
+			synctest.Wait()
+			stop()
+			// What could not be read again is left out, the deletion is not.
+			if n := len(seen.seen); n < 3 || seen.seen[n-2] != `deleted room/ null` || seen.seen[n-1] != `create room/a 2` {
+				t.Fatalf("%q", seen.seen)
+			}
+		})
+	})
+}
+
 func TestAConditionThatIsNoneIsRefused(t *testing.T) {
 	for _, expression := range []string{"", "1 +", "group", "nobody == 1", `"text"`} {
 		if _, err := items.Condition(expression); err == nil {

@@ -24,6 +24,18 @@ func (l lying) Read(ctx context.Context, seg runnel.Segment, id uint64, from run
 	return l.read(l.log, ctx, seg, id, from)
 }
 
+// ReadStart is that of the engine, without items, over views that lie.
+func (l lying) ReadStart(ctx context.Context, seg runnel.Segment) (runnel.View, error) {
+	v, err := l.Read(ctx, seg, 0, 0)
+	for {
+		trimmed, ok := errors.AsType[*runnel.TrimmedError](err)
+		if !ok {
+			return v, err
+		}
+		v, err = l.Read(ctx, seg, 0, trimmed.Earliest)
+	}
+}
+
 // Tail is that of the engine, over views that lie.
 func (l lying) Tail(ctx context.Context, addr runnel.Segment, id uint64, from runnel.Sequence) iter.Seq2[runnel.Batch, error] {
 	return func(yield func(runnel.Batch, error) bool) {

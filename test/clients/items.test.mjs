@@ -108,6 +108,14 @@ async function scenario(server, room, shown, late) {
   await writing
   await becomes("one that joined late", room.list, async () => sorted(await other()))
 
+  const deleted = await fetch(`${server.url}/v1/items/chat/room-1`, { method: "DELETE" })
+  assert.ok(deleted.ok, `DELETE: ${deleted.status}`)
+  await same("after the group was deleted")
+  await room.set("m1", { n: 1 })
+  await room.set("m4", { n: 4 })
+  await same("after it was made again")
+  await becomes("one that joined late", room.list, () => late.getState())
+
   for (const signal of ["SIGTERM", "SIGKILL"]) {
     await server.stop(signal)
     await server.start()
