@@ -250,7 +250,6 @@ func TestPresenceHealsAfterTheServerIsKilled(t *testing.T) {
 	if f := w.next("delete", "sync"); strings.Contains(f, `"delete"`) && !strings.Contains(f, "ann") {
 		t.Errorf("who watches is told %s", f)
 	}
-	s.stop()
 }
 
 // What the auth function is asked, what becomes of its answer, and that whatever goes wrong is a refusal.

@@ -1,6 +1,6 @@
 // The published stream clients, unmodified, follow items over WebSocket, in Node and in a browser, while those are
-// written in every way, and after a restart; a StreamDB materialises the same group from its Durable Stream, and writes back; and a
-// page shows a live board in two tabs. At every step what they show is what the server says.
+// written in every way, and after a restart; a StreamDB materialises the same group from its Durable Stream, and
+// writes back; and a page shows a live board in two tabs. At every step what they show is what the server says.
 
 import assert from "node:assert/strict"
 import { once } from "node:events"
