@@ -20,7 +20,8 @@ import (
 //
 // Returning the error is not an option. When a log file cannot be closed or created Pebble panics
 // without the mutex that a deferred call then unlocks, which the runtime answers by ending the process;
-// when the manifest cannot be synced, a later edit may follow one that is not on disk.
+// when the manifest cannot be synced, a later edit may follow one that is not on disk. Nor can Close end these
+// goroutines: ending one runs the same deferred calls. So what they hold stays in memory until the process ends.
 type fence struct {
 	vfs.FS
 	stop *stop
