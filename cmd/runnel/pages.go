@@ -36,17 +36,24 @@ func (c *serveCmd) newPages() *pages {
 	return p
 }
 
-// before returns a handler that answers the requests of other pages, and under other names, with 403.
+// before returns a handler that answers the requests of other pages, and under other names, with 403. Browsers
+// that ask whether a page may ask are answered without its origin, which is how they are told that it may not.
 func (p *pages) before(next http.Handler) http.Handler {
 	if p == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := p.check(r); err != nil {
+		err := p.check(r)
+		switch {
+		case err == nil:
+			next.ServeHTTP(w, r)
+		case r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "":
+			w.Header().Set("Access-Control-Allow-Headers", "*")
+			w.Header().Set("Vary", "Origin")
+			w.WriteHeader(http.StatusNoContent)
+		default:
 			wire.Refuse(w, err)
-			return
 		}
-		next.ServeHTTP(w, r)
 	})
 }
 
