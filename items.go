@@ -125,7 +125,8 @@ type ItemQuery struct {
 	Prefix string
 	// After continues behind this key, which need not exist any more. With AllItemTypes it is empty.
 	After string
-	// Limit is the most items to return. 0: no limit.
+	// Limit is the most items to return; there may be fewer in a page, where they are large. 0: all of them, or an
+	// error that matches ErrTooLarge where they take more memory than a view may.
 	Limit int
 }
 

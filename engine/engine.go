@@ -44,6 +44,9 @@ type Config struct {
 	// where they were. What is older is let go where the history is much longer than the items themselves.
 	// 0 means DefaultItemHistory; negative means that all of it is kept.
 	ItemHistory time.Duration
+	// MaxViewBytes is how much the rows of items may take that one view holds, in bytes. A page of items ends before it has
+	// more; a view that is no page fails with runnel.ErrTooLarge. 0 means DefaultMaxViewBytes.
+	MaxViewBytes int64
 	// Now is the clock, by default time.Now. Timestamps are kept from going back whatever it says.
 	Now func() time.Time
 	// Logger is told what happens in the background. Nil means slog.Default().
@@ -59,6 +62,7 @@ const (
 	DefaultSweepInterval    = 10 * time.Second
 	DefaultPollInterval     = 250 * time.Millisecond
 	DefaultItemHistory      = 24 * time.Hour
+	DefaultMaxViewBytes     = 64 << 20
 )
 
 func (c Config) withDefaults() Config {
@@ -69,6 +73,7 @@ func (c Config) withDefaults() Config {
 	c.SweepInterval = cmp.Or(c.SweepInterval, DefaultSweepInterval)
 	c.PollInterval = cmp.Or(c.PollInterval, DefaultPollInterval)
 	c.ItemHistory = cmp.Or(c.ItemHistory, DefaultItemHistory)
+	c.MaxViewBytes = cmp.Or(c.MaxViewBytes, DefaultMaxViewBytes)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

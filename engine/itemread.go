@@ -94,7 +94,8 @@ func notItems(addr runnel.Segment) error {
 }
 
 // Items returns items of a segment as of one moment, which Info.Tail of the view says: what follows that
-// place is what has changed since. It renews the TTL. It fails with the errors of Item.
+// place is what has changed since. It renews the TTL. It fails with the errors of Item, and with
+// runnel.ErrTooLarge when the items take more than a view may hold, and no page of them is asked for.
 func (e *Engine) Items(ctx context.Context, addr runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error) {
 	if q.Type == "" {
 		q.Type = runnel.DefaultItemType
@@ -190,7 +191,7 @@ func (tb *itemTable) bounds() storage.Range {
 
 // scan reads the rows.
 func (tb *itemTable) scan(ctx context.Context, sp *space) error {
-	live := 0
+	live, size := 0, int64(0)
 	for pair, err := range sp.e.driver.Scan(ctx, sp.part, tb.bounds()) {
 		if err != nil {
 			return storageError(err)
@@ -199,6 +200,14 @@ func (tb *itemTable) scan(ctx context.Context, sp *space) error {
 			continue
 		}
 		if tb.q.Limit > 0 && live == tb.q.Limit {
+			tb.more = true
+			break
+		}
+		size += int64(len(pair.Key) + len(pair.Value))
+		if most := sp.e.cfg.MaxViewBytes; size > most && len(tb.rows) > 0 {
+			if tb.q.Limit == 0 {
+				return viewTooLarge(most, size)
+			}
 			tb.more = true
 			break
 		}
@@ -214,6 +223,11 @@ func (tb *itemTable) scan(ctx context.Context, sp *space) error {
 		}
 	}
 	return nil
+}
+
+// viewTooLarge says that a view would hold more than it may.
+func viewTooLarge(most, got int64) error {
+	return &runnel.TooLargeError{What: "items that are read at once, and not in pages", Limit: most, Got: got}
 }
 
 // holds tells whether a key in storage is one of the table's.
@@ -291,6 +305,7 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 		return runnel.SpaceItemView{}, err
 	}
 	found := make(map[uint64]*spaceGroup)
+	size := int64(0)
 	for info, err := range e.ItemGroups(ctx, space, groups, "") {
 		if err != nil {
 			return runnel.SpaceItemView{}, err
@@ -301,6 +316,12 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 		}
 		if err != nil {
 			return runnel.SpaceItemView{}, err
+		}
+		for i := range v.Items {
+			size += int64(len(v.Items[i].Key) + len(v.Items[i].Value))
+		}
+		if most := e.cfg.MaxViewBytes; size > most {
+			return runnel.SpaceItemView{}, viewTooLarge(most, size)
 		}
 		found[v.ID] = &spaceGroup{view: v}
 	}

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -551,4 +552,49 @@ func TestALargeItemIsRefusedWithTheNumbers(t *testing.T) {
 	w.set("g", "a", `"`+strings.Repeat("x", runnel.MaxItemBytes-20)+`"`)
 	w.set("g", "a", "")
 	w.wantTable("g", "@2")
+}
+
+func TestAViewHoldsNoMoreThanItMay(t *testing.T) {
+	w := newWorld(t, new(memory.Driver), engine.Config{MaxViewBytes: 5000})
+	var want []string
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		w.set("s/g", key, wide(1000))
+		want = append(want, key)
+	}
+	w.set("s/small", "k", "1")
+	var large *runnel.TooLargeError
+	if _, err := w.Items(ctx, at("s/g"), runnel.ItemQuery{}); !errors.As(err, &large) || large.Limit != 5000 || large.Got <= 5000 {
+		t.Fatalf("all items at once: %v", err)
+	}
+	if _, err := w.SpaceItems(ctx, at("s/g").In(), "", runnel.ItemQuery{}); !errors.Is(err, runnel.ErrTooLarge) {
+		t.Fatalf("all items of the space: %v", err)
+	}
+	for i := range 6 {
+		w.set(fmt.Sprint("several/g", i), "k", wide(1000))
+	}
+	if _, err := w.SpaceItems(ctx, at("several/g0").In(), "", runnel.ItemQuery{}); !errors.Is(err, runnel.ErrTooLarge) {
+		t.Fatalf("all items of small groups: %v", err)
+	}
+	if v, err := w.SpaceItems(ctx, at("several/g0").In(), "g1", runnel.ItemQuery{}); err != nil || len(v.Groups) != 1 {
+		t.Fatalf("items of one of the groups: %+v, %v", v, err)
+	}
+	var got []string
+	for after, more := "", true; more; {
+		v, err := w.Items(ctx, at("s/g"), runnel.ItemQuery{Limit: 100, After: after})
+		if err != nil || len(v.Items) > 4 {
+			t.Fatalf("a page of %d, %v", len(v.Items), err)
+		}
+		for _, it := range v.Items {
+			got = append(got, it.Key)
+		}
+		after, more = v.Next, v.More
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("pages have %q", got)
+	}
+	w.set("s/one", "k", wide(10_000)) // one that is larger by itself is read
+	if v, err := w.Items(ctx, at("s/one"), runnel.ItemQuery{}); err != nil || len(v.Items) != 1 {
+		t.Fatalf("%v", err)
+	}
 }
