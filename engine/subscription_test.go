@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,6 +138,46 @@ func TestAppendsWakeASubscriptionOnceUntilTheyAreAcknowledged(t *testing.T) {
 			t.Fatal(got)
 		}
 	})
+}
+
+func TestWhatComesWhileAWakeIsInFlightIsFoundAtItsEnd(t *testing.T) {
+	for _, way := range []struct {
+		name string
+		end  func(s *subscribed, w runnel.Wake) error
+	}{
+		{"it is done", func(s *subscribed, w runnel.Wake) error {
+			_, err := s.AckWake(s.Context(), w.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 1}}, true)
+			return err
+		}},
+		{"it is released", func(s *subscribed, w runnel.Wake) error { return s.ReleaseWake(s.Context(), w.WakeRef) }},
+		{"its lease ends", func(_ *subscribed, w runnel.Wake) error {
+			time.Sleep(w.LeaseTTL + time.Second) //nolint:forbidigo // time is fake
+			return nil
+		}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := subscribe(t, new(memory.Driver), "events/*")
+				s.put("events/a")
+				s.wakes() // waits until nothing more is done
+				w := s.claim("one")
+				s.wakes()
+				s.put("events/b")
+				if got := s.wakes(); len(got) != 1 {
+					t.Fatal(got)
+				}
+				if err := way.end(s, w); err != nil {
+					t.Fatal(err)
+				}
+				if got := s.wakes(); len(got) != 2 {
+					t.Fatal(got)
+				}
+				if w = s.claim("two"); !slices.ContainsFunc(w.Streams, func(l runnel.SubscriptionLink) bool { return l.Path == "events/b" && l.Pending() }) {
+					t.Fatal(w)
+				}
+			})
+		})
+	}
 }
 
 func TestALeaseThatEndsFencesItsHolderAndBeginsTheNextWake(t *testing.T) {
