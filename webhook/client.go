@@ -13,8 +13,12 @@ func NewClient(policy *Policy, proxy *url.URL) *http.Client {
 }
 
 func newClient(policy *Policy, cfg Config) *http.Client {
+	transport := cfg.Transport
+	if transport == nil {
+		transport = newTransport(policy, cfg)
+	}
 	return &http.Client{
-		Transport:     newTransport(policy, cfg),
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

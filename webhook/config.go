@@ -3,6 +3,7 @@ package webhook
 import (
 	"cmp"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"time"
 )
@@ -67,6 +68,9 @@ type Config struct {
 	// Proxy, if not nil, is what all requests go through. It resolves the names then, so it must be the
 	// one that refuses addresses inside networks. Proxies of the environment are never used.
 	Proxy *url.URL
+	// Transport, if not nil, makes all requests, and no connection is checked: it must be what refuses addresses
+	// inside networks. URLs are checked as ever.
+	Transport http.RoundTripper
 	// UserAgent is sent with each request. Empty means "runnel".
 	UserAgent string
 	// Logger takes changes for the worse and for the better. Nil means slog.Default.
