@@ -211,7 +211,7 @@ func mayTransact(ctx context.Context, space runnel.Space, t runnel.Transaction) 
 			return err
 		}
 		if id, ok := (runnel.CursorName{Name: move.Name}).Subscription(); ok {
-			if err := mayDoToSubscription(ctx, "move a cursor of", Admin, space.Store, id); err != nil {
+			if err := mayWith(ctx, "move a cursor of", Admin, space.Store, id); err != nil {
 				return err
 			}
 		}

@@ -14,16 +14,11 @@ func (g *Guard) Cursor(ctx context.Context, name runnel.CursorName) (runnel.Curs
 		return runnel.Cursor{}, err
 	}
 	if id, ok := name.Subscription(); ok {
-		if err := mayDoToSubscription(ctx, "look at the cursors of", Read, name.Space.Store, id); err != nil {
+		if err := mayWith(ctx, "look at the cursors of", Read, name.Space.Store, id); err != nil {
 			return runnel.Cursor{}, err
 		}
 	}
 	return g.log.Cursor(ctx, name)
-}
-
-// mayDoToSubscription checks what is asked of a subscription, which concerns its store as a whole.
-func mayDoToSubscription(ctx context.Context, action string, needs Verb, store runnel.Store, id string) error {
-	return Check(ctx, Request{Action: action + " subscription " + id + " of", Needs: needs, Kind: "the root space", Store: store})
 }
 
 // Cursors needs read of the segment, or of the space. It leaves those of subscriptions out unless there is read of
@@ -32,7 +27,7 @@ func (g *Guard) Cursors(ctx context.Context, space runnel.Space, segment, prefix
 	may := mayDoAt(ctx, "list the cursors of", Read, space, segment)
 	return following(ctx, may, func(ctx context.Context) iter.Seq2[runnel.Cursor, error] {
 		all := g.log.Cursors(ctx, space, segment, prefix, after)
-		if mayDoToSubscription(ctx, "list the cursors of", Read, space.Store, "") == nil {
+		if mayWith(ctx, "list the cursors of", Read, space.Store, "") == nil {
 			return all
 		}
 		return func(yield func(runnel.Cursor, error) bool) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
-	"net/url"
 	"time"
 
 	"github.com/runnelhq/runnel"
@@ -22,6 +21,7 @@ type subscriptions struct {
 	eng                  *engine.Engine // for who brings the token of a wake
 	keys                 *webhook.Keys
 	policy               *webhook.Policy
+	calls                callbacks
 }
 
 // newSubscriptions returns it, and what sends the webhooks.
@@ -34,12 +34,26 @@ func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator,
 	if err != nil {
 		return nil, nil, err
 	}
+	calls, err := c.newCallbacks()
+	if err != nil {
+		return nil, nil, err
+	}
 	keys := webhook.NewKeys(vault{eng}, webhook.KeysConfig{})
-	s := &subscriptions{SubscriptionLog: eng, eng: eng, keys: keys, policy: policy}
+	s := &subscriptions{SubscriptionLog: eng, eng: eng, keys: keys, policy: policy, calls: calls}
 	if who != nil {
 		s.SubscriptionLog = auth.NewGuard(eng)
 	}
-	return s, webhook.NewDispatcher(outbox{eng}, keys, policy, cfg), nil
+	return s, webhook.NewDispatcher(outbox{eng, calls}, keys, policy, cfg), nil
+}
+
+// CreateSubscription also checks where the receiver of a webhook would be told to call back.
+func (s *subscriptions) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
+	if config.Type == runnel.Webhook {
+		if err := s.calls.check(config.Base); err != nil {
+			return runnel.Subscription{}, false, err
+		}
+	}
+	return s.SubscriptionLog.CreateSubscription(ctx, store, id, config)
 }
 
 func (s *subscriptions) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error) {
@@ -105,7 +119,10 @@ func (v vault) StoreKeys(ctx context.Context, store runnel.Store, data []byte, v
 }
 
 // outbox shows a dispatcher the wakes of webhook subscriptions.
-type outbox struct{ eng *engine.Engine }
+type outbox struct {
+	eng   *engine.Engine
+	calls callbacks
+}
 
 func (o outbox) Pending(ctx context.Context) iter.Seq2[webhook.Pending, error] {
 	return func(yield func(webhook.Pending, error) bool) {
@@ -135,7 +152,7 @@ func (o outbox) Claim(ctx context.Context, key webhook.Key, until time.Time) (we
 	}
 	return webhook.Delivery{
 		Wake: wakeOf(d.WakeRef), URL: d.URL, Streams: streams, LeaseTTL: d.LeaseTTL, Failures: d.Failures, FailingSince: d.FailingSince,
-		CallbackURL: d.Base + "/" + runnel.ReservedElement + "/subscriptions/" + url.PathEscape(d.Subscription) + "/callback",
+		CallbackURL: o.calls.url(d.Base, d.Subscription),
 	}, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/runnelhq/runnel/durablestreams/dsclient"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/storage/memory"
+	"github.com/runnelhq/runnel/webhook"
 )
 
 // subscribing is a server without a network, in fake time.
@@ -30,12 +31,15 @@ type subscribing struct {
 	driver  *memory.Driver
 	eng     *engine.Engine
 	handler *durablestreams.Handler
+	host    string   // that requests are for
+	to      receiver // of webhooks; nil: none are sent
+	unsend  func()
 }
 
 func inBubble(t *testing.T, f func(s *subscribing)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &subscribing{T: t, driver: new(memory.Driver)}
+		s := &subscribing{T: t, driver: new(memory.Driver), host: "localhost:4437"}
 		s.start()
 		defer s.stop()
 		f(s)
@@ -54,10 +58,33 @@ func (s *subscribing) start() {
 		s.Fatal(err)
 	}
 	s.eng = eng
+	s.send(subs)
 	s.handler = durablestreams.New(eng, durablestreams.Config{Subscriptions: subs, NoRegistry: true, Logger: slog.New(slog.DiscardHandler)})
 }
 
+// send sends webhooks until stop.
+func (s *subscribing) send(subs *subscriptions) {
+	s.unsend = func() {}
+	if s.to == nil {
+		return
+	}
+	d := webhook.NewDispatcher(outbox{s.eng, subs.calls}, subs.keys, subs.policy, webhook.Config{
+		Timeout: time.Second, Transport: s.to, Grace: -1, Logger: slog.New(slog.DiscardHandler),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.Run(ctx)
+	}()
+	s.unsend = func() {
+		cancel()
+		<-done
+	}
+}
+
 func (s *subscribing) stop() {
+	s.unsend()
 	_ = s.handler.Close()
 	_ = s.eng.Close()
 }
@@ -78,6 +105,7 @@ func (s *subscribing) ask(method, path, token string, body any, want int) object
 		sent = bytes.NewReader(b)
 	}
 	r := httptest.NewRequest(method, "http://server.example/v1/stream/"+path, sent)
+	r.Host = s.host
 	r.Header.Set("Content-Type", "application/json")
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)

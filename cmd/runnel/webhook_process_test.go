@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -290,4 +291,43 @@ func TestSubscriptionsAreManagedFromTheShell(t *testing.T) {
 	if o := must(sub("ls", "--json")); o.stdout != "" {
 		t.Errorf("%+v", o)
 	}
+}
+
+func TestAParkedDeliveryIsParkedAfterAKill(t *testing.T) {
+	args := []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--webhook-development"}
+	s := serve(t, nil, args...)
+	h := newHook(t)
+	h.answer = func(*webhook.Notification) (int, string) { return http.StatusGone, "" }
+	s.must("", "create", "orders/1")
+	s.must("", "sub", "create", "mail", "--pattern", "orders/*", "--webhook", h.URL)
+	s.must("paid", "append", "orders/1")
+	parked := func() bool { return strings.Contains(s.must("", "sub", "ls", "--parked"), "mail") }
+	eventually(t, "the delivery is parked", parked)
+	before := s.must("", "sub", "show", "mail")
+	s.kill()
+	s = serve(t, nil, args...)
+	h.mu.Lock()
+	requests := h.requests
+	h.answer = func(*webhook.Notification) (int, string) { return http.StatusOK, `{"done":true}` }
+	h.mu.Unlock()
+	if !parked() {
+		t.Fatal(s.must("", "sub", "show", "mail"))
+	}
+	// The port is another one, and with it the URL of the keys; all else is as it was.
+	if after := s.must("", "sub", "show", "mail"); withoutKeys(after) != withoutKeys(before) {
+		t.Errorf("%s\nwas before the kill\n%s", after, before)
+	}
+	h.mu.Lock()
+	if h.requests != requests {
+		t.Error("a parked delivery was tried")
+	}
+	h.mu.Unlock()
+	s.must("", "sub", "replay", "mail")
+	eventually(t, "it is worked on", func() bool { return strings.TrimSpace(s.must("", "cursor", "get", "orders/1", "__ds/mail")) == "1" })
+}
+
+// withoutKeys leaves out the line of a subscription that says where the keys are.
+func withoutKeys(shown string) string {
+	lines := strings.Split(shown, "\n")
+	return strings.Join(slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, "jwks_url") }), "\n")
 }
