@@ -114,7 +114,7 @@ async function scenario(server, room, shown, late) {
   await room.set("m1", { n: 1 })
   await room.set("m4", { n: 4 })
   await same("after it was made again")
-  await becomes("one that joined late", room.list, () => late.getState())
+  await becomes("one that joined late", room.list, async () => sorted(await other()))
 
   for (const signal of ["SIGTERM", "SIGKILL"]) {
     await server.stop(signal)
