@@ -27,6 +27,9 @@
 // between an append and its wake, a wake and its claim, a claim and its acks, an attempt and its outcome. In the end
 // workers do what they are told of, and no more, and then nothing may be left.
 //
+// One space, the desk, has another model than the others: leases, cursors and transactions are what it is
+// about. The timelines of all spaces are compared with all that anybody was ever shown of them.
+//
 // To add to it:
 //
 //   - an operation is an entry of operations; its call says what the model makes of it and how it is done;

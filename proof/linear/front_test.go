@@ -21,6 +21,7 @@ type log interface {
 	Read(ctx context.Context, name string, from runnel.Sequence) (snapshot, error)
 	// Tail ends without an error after the last entry of a closed segment.
 	Tail(ctx context.Context, name string, from runnel.Sequence) iter.Seq2[[]string, error]
+	coordination
 
 	WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error)
 	Item(ctx context.Context, group, key string) (runnel.Item, error)
@@ -66,7 +67,10 @@ func recordsOf(payloads []string) []runnel.Record {
 }
 
 // inProcess calls the engine that is open at the moment.
-type inProcess struct{ engine func() *engine.Engine }
+type inProcess struct {
+	engine func() *engine.Engine
+	coordinating
+}
 
 func (f inProcess) Create(ctx context.Context, name string, o runnel.CreateOptions) (runnel.Created, error) {
 	return f.engine().Create(ctx, theSpace.Segment(name), o)
@@ -139,8 +143,9 @@ func textsOf(b runnel.Batch) []string {
 
 // overHTTP calls a server through the client that users have. It is not told ids.
 type overHTTP struct {
-	client   *dsclient.Client
-	longPoll bool
+	coordination // which the protocol has not: it is nil
+	client       *dsclient.Client
+	longPoll     bool
 }
 
 func (overHTTP) WriteItems(context.Context, runnel.ItemWrites) ([]runnel.ItemsWritten, error) {

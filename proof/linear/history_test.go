@@ -23,7 +23,7 @@ type model struct {
 	name string
 	// clients is how many run at a time. 0 means 4.
 	clients int
-	// offers tells whether the model can be had in a world. Nil means in every one.
+	// offers tells whether the model can be had in a world. Nil means in every one but those of a session.
 	offers func(k kind) bool
 	// prepare runs before the clients, alone and without faults.
 	prepare func(c *client)
@@ -38,6 +38,13 @@ type model struct {
 	states porcupine.NondeterministicModel
 	// sometimes are counters that a long run must not leave at zero.
 	sometimes []string
+}
+
+func (m *model) offered(k kind) bool {
+	if m.offers == nil {
+		return !k.remote
+	}
+	return m.offers(k)
 }
 
 // operation is one call of a client, as it was meant.
@@ -183,7 +190,7 @@ func (c *client) record(op operation, call int64, value any, err error) (a answe
 	if err != nil && errors.Is(err, runnel.ErrFailed) {
 		c.h.w.reopen(c.id, false)
 	}
-	refused, v := judge(err, c.h.w.kind.http)
+	refused, v := judge(err, c.h.w.kind.http || c.h.w.kind.remote)
 	if v == unknown && op.reads() {
 		v = void
 	}

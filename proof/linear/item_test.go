@@ -15,7 +15,7 @@ import (
 // knows each one. Checked group by group.
 var itemModel = &model{
 	name:     "item",
-	offers:   func(k kind) bool { return !k.http },
+	offers:   func(k kind) bool { return !k.http && !k.remote },
 	play:     playItems,
 	conclude: func(c *client) { readItems(c, "a", "b") },
 	states:   powerset(groups{}),

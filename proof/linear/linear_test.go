@@ -16,7 +16,9 @@ var (
 	only      = flag.String("world", "", "the only world to make histories in, as \"shared faults\"; empty is all of them")
 )
 
-var models = []*model{appendModel, producerModel, lifeModel, commitModel, forkModel, itemModel}
+var models = []*model{
+	appendModel, producerModel, lifeModel, commitModel, forkModel, itemModel, leaseModel, cursorModel, transactModel,
+}
 
 // enough is how many histories of a model must have met everything that it is about.
 const enough = 500
@@ -30,7 +32,7 @@ func TestHistories(t *testing.T) {
 			limit := *duration / time.Duration(len(models))
 			for n := 0; n < *histories && limit == 0 || time.Since(began) < limit; n++ {
 				for _, k := range kinds {
-					if (m.offers == nil || m.offers(k)) && (*only == "" || *only == k.String()) {
+					if m.offered(k) && (*only == "" || *only == k.String()) {
 						try(t, m, k, *firstSeed+uint64(n), met)
 					}
 				}

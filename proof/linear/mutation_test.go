@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -22,13 +23,16 @@ type mutation struct {
 	driver func(d storage.Driver) storage.Driver
 }
 
-// mutations are ways to be wrong, each with a model and a world in which it must be seen.
-var mutations = []struct {
+// wrong is a way to be wrong, with a model and a world in which it must be seen.
+type wrong struct {
 	name  string
 	model *model
 	kind  kind
 	make  func() mutation
-}{
+}
+
+// mutations are ways to be wrong about segments and items.
+var mutations = []wrong{
 	{"a read is stale now and then", appendModel, kind{driver: "memory"}, ofLog(func(l log) log { return &stale{log: l, seen: make(map[string]snapshot)} })},
 	{"an append is acknowledged and lost", appendModel, kind{driver: "pebble"}, ofLog(func(l log) log { return losing{l} })},
 	{"an append of unknown outcome is made again", appendModel, kind{driver: "memory"}, ofLog(func(l log) log { return again{l} })},
@@ -61,7 +65,7 @@ func ofLog(wrap func(l log) log) func() mutation {
 // TestTheMachineryCanSee breaks the log in ways that the histories must show.
 func TestTheMachineryCanSee(t *testing.T) {
 	const most = 300
-	for _, m := range mutations {
+	for _, m := range slices.Concat(mutations, coordinationMutations) {
 		t.Run(m.name, func(t *testing.T) {
 			for n := range uint64(most) {
 				got, err := run(m.model, m.kind, *firstSeed+n, new(tally), m.make())

@@ -50,6 +50,9 @@ const (
 	gap         = "gap before"
 	invalid     = "invalid"
 	itemMoved   = "item moved to"
+	leaseHeld   = "held under"
+	leaseLost   = "lost to"
+	cursorAt    = "cursor at"
 )
 
 // refusalOf reads a refusal from an error of the engine or of the client over HTTP.
@@ -63,6 +66,9 @@ func refusalOf(err error) (refusal, bool) {
 	var fence *runnel.ProducerFencedError
 	var missing *runnel.ProducerGapError
 	var item *runnel.ItemMovedError
+	var held *runnel.LeaseHeldError
+	var lost *runnel.LeaseLostError
+	var at *runnel.CursorMovedError
 	switch {
 	case errors.As(err, &item):
 		return refusal{itemMoved, uint64(item.Have)}, true
@@ -76,6 +82,12 @@ func refusalOf(err error) (refusal, bool) {
 		return refusal{fenced, fence.Epoch}, true
 	case errors.As(err, &missing):
 		return refusal{gap, missing.Expected}, true
+	case errors.As(err, &held):
+		return refusal{leaseHeld, held.Lease.Number}, true
+	case errors.As(err, &lost):
+		return refusal{leaseLost, lost.Current}, true
+	case errors.As(err, &at):
+		return refusal{cursorAt, at.Place}, true
 	}
 	for _, plain := range [...]struct {
 		err  error

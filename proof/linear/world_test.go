@@ -31,6 +31,7 @@ type kind struct {
 	faults bool   // commits fail in all ways that the contract knows, and reads now and then
 	tight  bool   // next to nothing is kept in memory
 	http   bool   // the clients are on the other side of a connection
+	remote bool   // so they are, and it is a session
 }
 
 // kinds are the worlds that every model is tried in, where it can be had.
@@ -48,6 +49,9 @@ var kinds = []kind{
 	{driver: "memory", http: true},
 	{driver: "shared", faults: true, http: true},
 	{driver: "pebble", faults: true, tight: true, http: true},
+	{driver: "memory", remote: true},
+	{driver: "shared", faults: true, remote: true},
+	{driver: "pebble", faults: true, tight: true, remote: true},
 }
 
 func (k kind) String() string {
@@ -55,7 +59,7 @@ func (k kind) String() string {
 	for _, p := range []struct {
 		on   bool
 		text string
-	}{{k.faults, "faults"}, {k.tight, "tight"}, {k.http, "http"}} {
+	}{{k.faults, "faults"}, {k.tight, "tight"}, {k.http, "http"}, {k.remote, "remote"}} {
 		if p.on {
 			parts = append(parts, p.text)
 		}
@@ -71,6 +75,7 @@ type world struct {
 	tally *tally
 	rng   *rand.Rand
 	cfg   engine.Config
+	clock clock
 	// restarts says that an engine is closed and opened in the middle.
 	restarts bool
 
@@ -93,7 +98,7 @@ var quiet = slog.New(slog.DiscardHandler)
 func open(k kind, seed uint64, t *tally, broken mutation) (*world, error) {
 	w := &world{kind: k, tally: t, rng: rand.New(rand.NewPCG(seed, uint64(slices.Index(kinds, k))<<32)), spend: 2}
 	w.restarts = w.rng.IntN(4) == 0
-	w.cfg = engine.Config{PollInterval: 2 * time.Millisecond, SweepInterval: 20 * time.Millisecond, Logger: quiet}
+	w.cfg = engine.Config{Now: w.clock.read, PollInterval: 2 * time.Millisecond, SweepInterval: 20 * time.Millisecond, Logger: quiet}
 	if k.tight {
 		w.cfg.TailCacheBytes, w.cfg.MaxSegments = 1, 1
 	}
@@ -121,9 +126,15 @@ func open(k kind, seed uint64, t *tally, broken mutation) (*world, error) {
 			return nil, err
 		}
 		w.engines = append(w.engines, e)
-		var front log = inProcess{func() *engine.Engine { return w.engine(i) }}
-		if k.http {
+		current := func() *engine.Engine { return w.engine(i) }
+		var front log = inProcess{current, coordinating{func() runnel.Log { return current() }}}
+		switch {
+		case k.http:
 			front = w.serve(i)
+		case k.remote:
+			if front, err = w.serveSession(current); err != nil {
+				return nil, err
+			}
 		}
 		if broken.log != nil {
 			front = broken.log(front)
