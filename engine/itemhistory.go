@@ -49,6 +49,9 @@ func (e *Engine) forget(ctx context.Context, seg *segment, st *state) (runnel.Se
 	}
 	// Whoever reads by a stored place has moved it in the space before the cut is, or in its order after that.
 	position, sequence, err := seg.sp.passed(ctx, st.inc.id)
+	if err == nil {
+		sequence, err = seg.sp.subs.passed(ctx, seg.addr(), sequence)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -205,6 +205,13 @@ func TestHistoryStaysWhereItIsAskedFor(t *testing.T) {
 		{"for ever", -1, func(*world) {}, 0},
 		{"a stored place of the space has not come far", time.Hour, move(runnel.CursorMove{Name: "trigger/t", Place: 6}), 5},
 		{"a stored place of the group has not come far", time.Hour, move(runnel.CursorMove{Segment: "g", Name: "c", Place: 7}), 7},
+		{"a subscription has not come far", time.Hour, func(w *world) {
+			config := runnel.SubscriptionConfig{Type: runnel.PullWake, Pattern: "s/*", WakeStream: "wakes"}
+			if _, _, err := w.CreateSubscription(ctx, runnel.Store{}, "sub", config); err != nil {
+				w.t.Fatal(err)
+			}
+			move(runnel.CursorMove{Segment: "g", Name: runnel.SubscriptionCursor("sub"), Place: 4, Rewind: true})(w)
+		}, 4},
 		{"one of two", time.Hour, move(runnel.CursorMove{Name: "c", Place: 9}, runnel.CursorMove{Segment: "g", Name: "c", Place: 3}), 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -78,6 +78,32 @@ func (e *Engine) eachSubscriptionCursor(ctx context.Context, addr runnel.Segment
 	return true
 }
 
+// passed returns up to where all subscriptions of a segment have come for good, and no further than a place.
+func (ss *subscribers) passed(ctx context.Context, addr runnel.Segment, upTo runnel.Sequence) (runnel.Sequence, error) {
+	if err := ss.current(ctx); err != nil || ss.count.Load() == 0 {
+		return upTo, err
+	}
+	subs, _ := ss.match(addr.Path())
+	for _, s := range subs {
+		at, err := s.stand(ctx, addr)
+		if err != nil {
+			return 0, err
+		}
+		if at.linked {
+			upTo = min(upTo, runnel.Sequence(at.cursor.Place))
+		}
+	}
+	if len(subs) == 0 {
+		return upTo, nil
+	}
+	control, err := ss.e.enter(ctx, controlOf(ss.store))
+	if err != nil {
+		return 0, err
+	}
+	defer control.leave()
+	return upTo, control.settled(ctx)
+}
+
 // seeks returns the subscription whose cursors a transaction moves, if it does. It can do nothing else then.
 func seeks(tr *runnel.Transaction) (id string, ok bool, err error) {
 	for i := range tr.Cursors {
