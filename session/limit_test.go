@@ -129,9 +129,10 @@ func TestAConnectionIsClosedWithTheReasonWhenItsCallerMayNotBeServedAnyMore(t *t
 	if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || closed.Reason != "runnel: unauthorized: the token has been revoked" {
 		t.Errorf("the connection ended with %v", err)
 	}
-	if _, err := c.Stat(t.Context(), segment); !errors.Is(err, runnel.ErrUnauthorized) {
-		t.Errorf("an operation that begins then: %v", err)
-	}
+	eventually(t, "what begins then is refused", func() bool { // each connection is told by itself
+		_, err := c.Stat(t.Context(), segment)
+		return errors.Is(err, runnel.ErrUnauthorized)
+	})
 	close(w.log.hold)
 	must(t, <-under)
 }
