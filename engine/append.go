@@ -410,6 +410,7 @@ func (work *transaction) checkFences(t *tx) error {
 // checkAppends counts the appends that are duplicates, and those it has looked at: all, or those through
 // the first that is refused.
 func (work *transaction) checkAppends(t *tx) (duplicates, checked int, err error) {
+	idle := 0
 	for i := range work.appends {
 		a := &work.appends[i]
 		if a.seg.stale.Load() {
@@ -418,12 +419,22 @@ func (work *transaction) checkAppends(t *tx) (duplicates, checked int, err error
 		if err := a.check(t); err != nil {
 			return duplicates, i + 1, err
 		}
-		if a.duplicate {
+		switch {
+		case a.duplicate:
 			duplicates++
+		case a.idle():
+			a.result = runnel.Appended{Tail: a.seg.staged.tail}
+			idle++
 		}
+	}
+	if duplicates > 0 {
+		duplicates += idle // which have left nothing to know them by, and would do nothing again
 	}
 	return duplicates, len(work.appends), nil
 }
+
+// idle tells whether the append, which is no duplicate, is writes to items that change nothing.
+func (a *appending) idle() bool { return a.writes != nil && a.nothing }
 
 // dependOn makes a refusal wait for what the first appends and moves were checked against: that the last
 // of them is what stands against the transaction says that the others do not.
@@ -441,7 +452,7 @@ func (work *transaction) dependOn(t *tx, appends, moves int) {
 // check decides whether the staged state of the segment lets the append happen.
 func (a *appending) check(t *tx) error {
 	st, o := a.seg.staged, a.o
-	a.duplicate, a.creates = false, false
+	a.duplicate, a.creates, a.nothing = false, false, false
 	addr := a.seg.addr()
 	if o.Create != nil && st.life(t.micros) == lifeNone {
 		a.creates = true

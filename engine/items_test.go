@@ -295,6 +295,27 @@ func TestOneCommitWritesItemsOfSeveralGroupsOrNone(t *testing.T) {
 	w.wantTable("s/y", "@1 k=1#1")
 }
 
+func TestACommitOfWhichAPartChangedNothingIsKnownAgain(t *testing.T) {
+	w := inMemory(t)
+	key := runnel.ItemKey{Key: "k"}
+	commit := func() ([]runnel.ItemsWritten, error) {
+		return w.WriteItems(ctx, at("s/x").In(),
+			runnel.ItemWrites{Segment: "x", Key: "once", Writes: []runnel.ItemWrite{{ItemKey: key}}}, // deletes what is not there
+			runnel.ItemWrites{Segment: "y", Key: "once", Writes: []runnel.ItemWrite{{ItemKey: key, Value: []byte("1")}}})
+	}
+	for i := range 2 {
+		done, err := commit()
+		if err != nil || done[0].Duplicate || done[1].Duplicate != (i == 1) {
+			t.Fatalf("%d: %+v, %v", i, done, err)
+		}
+		w.crash()
+	}
+	w.wantTable("s/y", "@1 k=1#1")
+	if _, err := w.Items(ctx, at("s/x"), runnel.ItemQuery{}); !errors.Is(err, runnel.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
 func TestItemsAreListedInPages(t *testing.T) {
 	w := inMemory(t)
 	for i := range 10 {

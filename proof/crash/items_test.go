@@ -141,6 +141,17 @@ type itemTarget struct {
 // makes tells whether the target surely leaves an entry.
 func (t *itemTarget) makes() bool { return t.next(nil) != nil }
 
+// marks tells whether the write surely leaves something by which it is known again in each of so many groups.
+func (x *itemWrite) marks(groups int) bool {
+	in := make(map[runnel.Segment]bool)
+	for _, t := range x.targets {
+		if t.makes() {
+			in[t.group] = true
+		}
+	}
+	return len(in) == groups
+}
+
 // itemSnapshot is a table that was shown.
 type itemSnapshot struct {
 	group runnel.Segment
@@ -352,7 +363,7 @@ func (w *itemWorld) write(r *rand.Rand) {
 		writes = append(writes, ws)
 	}
 	send := func() { w.send(x, at[0].In(), writes, text) }
-	if r.IntN(3) == 0 {
+	if r.IntN(3) == 0 && x.marks(len(writes)) {
 		for i := range writes {
 			writes[i].Key, writes[i].Sum = x.tag, 1
 		}
