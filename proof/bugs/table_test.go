@@ -450,6 +450,13 @@ var bugs = []bug{
 		pkg:     "./durablestreams", test: "^TestSection58AResponseThatEndsBeforeItsFirstEventIsOneNevertheless$",
 		says: seen(`malformed HTTP response`),
 	},
+	{
+		kind: wrong, name: "part-that-changed-nothing",
+		symptom: "A commit to items of several groups, under an idempotency key, was refused when it was repeated if it had changed nothing in one of them.",
+		found:   "crash simulation (`go test ./proof/crash -run TestItems`)",
+		pkg:     "./engine", test: "^TestACommitOfWhichAPartChangedNothingIsKnownAgain$",
+		says: seen(`repeats 1 of its 2 writes`),
+	},
 
 	{
 		kind: life, name: "crash-forgets-who-waits",
