@@ -67,7 +67,9 @@ func TestSubscriptionsAreLookedAfterFromTheShell(t *testing.T) {
 	s.must("", "sub", "replay", "mail")
 	place := func() string { return strings.TrimSpace(s.must("", "cursor", "get", "orders/1", "__ds/mail")) }
 	eventually(t, "it is worked on", func() bool { return place() == "1" })
+	h.mu.Lock()
 	before := h.generation
+	h.mu.Unlock()
 	s.must("", "cursor", "set", "--rewind", "orders/1", "__ds/mail", "0")
 	eventually(t, "it is worked on again", func() bool {
 		h.mu.Lock()
@@ -87,6 +89,8 @@ func TestSubscriptionsAreLookedAfterFromTheShell(t *testing.T) {
 	if left := s.must("", "sub", "ls"); left != "" {
 		t.Error(left)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if len(h.failures) > 0 {
 		t.Error(h.failures)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,13 +18,31 @@ import (
 
 // inbox keeps what a receiver is sent, and answers as it is told to.
 type inbox struct {
+	mu     sync.Mutex
 	got    []*webhook.Notification
 	answer func(*webhook.Notification) (int, string)
 }
 
 func (b *inbox) receive(n *webhook.Notification) (int, string) {
+	b.mu.Lock()
 	b.got = append(b.got, n)
-	return b.answer(n)
+	answer := b.answer
+	b.mu.Unlock()
+	return answer(n)
+}
+
+// all returns what has come.
+func (b *inbox) all() []*webhook.Notification {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.got)
+}
+
+// say has what comes from now on answered so.
+func (b *inbox) say(status int, body string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answer = says(status, body)
 }
 
 func says(status int, body string) func(*webhook.Notification) (int, string) {
@@ -58,12 +77,13 @@ func pass(d time.Duration) {
 func (s *subscribing) wantWakes(b *inbox, want int) *webhook.Notification {
 	s.Helper()
 	synctest.Wait()
-	if len(b.got) != want {
-		s.Fatalf("%d webhooks came, want %d", len(b.got), want)
+	got := b.all()
+	if len(got) != want {
+		s.Fatalf("%d webhooks came, want %d", len(got), want)
 	}
 	wakes := make(map[string]uint64)
-	for i, n := range b.got {
-		if g, known := wakes[n.WakeID]; known && g != n.Generation || i > 0 && n.Generation < b.got[i-1].Generation {
+	for i, n := range got {
+		if g, known := wakes[n.WakeID]; known && g != n.Generation || i > 0 && n.Generation < got[i-1].Generation {
 			s.Fatalf("%+v", n)
 		}
 		wakes[n.WakeID] = n.Generation
@@ -71,7 +91,7 @@ func (s *subscribing) wantWakes(b *inbox, want int) *webhook.Notification {
 	if want == 0 {
 		return nil
 	}
-	return b.got[want-1]
+	return got[want-1]
 }
 
 // acked is how far the subscription has come on a stream.
@@ -148,7 +168,7 @@ func TestSection71DoneAcksTheSnapshotAndNothingAfterIt(t *testing.T) {
 		s = server
 		s.append("events/a")
 		s.wantWakes(b, 2)
-		first, second := b.got[0], b.got[1]
+		first, second := b.all()[0], b.all()[1]
 		if first.WakeID == second.WakeID || second.Generation != first.Generation+1 {
 			t.Errorf("%+v and %+v", first, second)
 		}
@@ -175,7 +195,7 @@ func TestSection71NothingButTrueIsDone(t *testing.T) {
 			if got := s.acked("events/a"); got != offsetAt(0) {
 				t.Errorf("%q has acked %v", answer, got)
 			}
-			b.answer = says(200, done)
+			b.say(200, done)
 			pass(2100 * time.Millisecond) // nobody has called back
 			if n := s.wantWakes(b, 2); n.Generation != 2 {
 				t.Errorf("%+v", n)
@@ -278,7 +298,7 @@ func TestSection71TheNextAttemptIsKeptOverARestart(t *testing.T) {
 		for range 3 {
 			pass(6 * time.Second)
 		}
-		tried := len(b.got)
+		tried := len(b.all())
 		shown := s.ask("GET", sub, "", nil, 200)
 		next, err := time.Parse(time.RFC3339, shown["next_attempt_at"].(string))
 		if err != nil || shown["status"] != "failed" || tried < 3 {
@@ -295,9 +315,9 @@ func TestSection71TheNextAttemptIsKeptOverARestart(t *testing.T) {
 		}
 		pass(time.Until(next) - 50*time.Millisecond)
 		s.wantWakes(b, tried)
-		b.answer = says(200, done)
+		b.say(200, done)
 		pass(time.Second)
-		if n := s.wantWakes(b, tried+1); n.WakeID != b.got[0].WakeID {
+		if n := s.wantWakes(b, tried+1); n.WakeID != b.all()[0].WakeID {
 			t.Error("another attempt at a delivery is another wake")
 		}
 		if shown := s.ask("GET", sub, "", nil, 200); shown["status"] != "active" || shown["failure"] != nil || shown["next_attempt_at"] != nil {
@@ -328,7 +348,7 @@ func TestSection71ParkedIsParkedOverARestart(t *testing.T) {
 		if shown := s.ask("GET", sub, "", nil, 200); shown["failure"].(object)["parked"] != true {
 			t.Error(shown)
 		}
-		b.answer = says(200, done)
+		b.say(200, done)
 		s.ask("POST", sub+"/replay", "", nil, 204)
 		again := s.wantWakes(b, 2)
 		if again.WakeID != n.WakeID || again.Streams[0].TailOffset != offsetAt(2) {
@@ -351,7 +371,7 @@ func TestSection63ADeletionIsTheEndOfWhatIsUnderWay(t *testing.T) {
 		n := s.wantWakes(b, 1)
 		s.wantCode(s.ask("POST", sub+"/callback", n.CallbackToken, back(n, true, "events/a", 1), 404), "SUBSCRIPTION_NOT_FOUND")
 		// One of the same name is another one.
-		b.answer = says(202, "")
+		b.say(202, "")
 		s.ask("PUT", sub, "", hookConfig, 201)
 		s.append("events/a")
 		next := s.wantWakes(b, 2)
