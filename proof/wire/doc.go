@@ -9,5 +9,6 @@
 //   - A cursor never goes back, and of those who move it under a condition each move has one author.
 //   - Nothing hangs: every call is answered while connections come and go.
 //
-// What is there is read from the log itself, beside the connection.
+// What is there is read from the log itself, beside the connection. TestTheMachineryCanSee breaks the client and
+// the server in ways that must be seen; a mistake to add is an entry of mutations.
 package wire

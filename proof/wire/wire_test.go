@@ -38,9 +38,13 @@ var keepAlive = session.KeepAlive{Interval: 50 * time.Millisecond, Timeout: 300 
 // proof is one run.
 type proof struct {
 	*testing.T
-	log  *engine.Engine
-	link *sessiontest.Link
-	seed uint64
+	broken  *mutation       // nil for the system as it is
+	patient time.Duration   // as the flag
+	ctx     context.Context //nolint:containedctx // that of the run, which ends when a broken one was seen
+	found   func(text string)
+	log     *engine.Engine
+	link    *sessiontest.Link
+	seed    uint64
 
 	disturbed [5]atomic.Int64
 	unknown   atomic.Int64
@@ -48,31 +52,46 @@ type proof struct {
 }
 
 func TestNothingIsLostDoubledReorderedOrHung(t *testing.T) {
-	p := &proof{T: t, seed: *seed}
+	p := &proof{T: t, seed: *seed, patient: *patient, ctx: t.Context()}
 	if p.seed == 0 {
 		p.seed = rand.Uint64()
 	}
 	t.Logf("-seed %d", p.seed)
-	e, err := engine.Open(new(memory.Driver), engine.Config{})
-	p.must(err)
-	p.log = e
-	h := session.NewHandler(e, session.Config{KeepAlive: keepAlive})
-	server := httptest.NewServer(h)
-	p.link, err = sessiontest.NewLink(strings.TrimPrefix(server.URL, "http://"))
-	p.must(err)
-	t.Cleanup(func() {
-		p.must(p.link.Close())
-		p.must(h.Shutdown(context.Background()))
-		server.Close()
-		p.must(e.Close())
-	})
 	entries, each := 100_000, 250
 	if *full {
 		entries, each = 1_000_000, 12_500
 	}
+	p.run(entries, each)
+	t.Logf("%d connections; cut %d times, stalled %d, throttled %d, refused %d; %d calls, of which %d with an unknown outcome and %d answered as repeated",
+		p.link.Accepted(), p.disturbed[0].Load(), p.disturbed[1].Load()+p.disturbed[2].Load(), p.disturbed[3].Load(), p.disturbed[4].Load(),
+		callers*each, p.unknown.Load(), p.repeated.Load())
+	if p.link.Accepted() <= 2+2*callers {
+		t.Error("there was hardly a disturbance")
+	}
+}
+
+// run reads so many entries while each caller makes so many calls.
+func (p *proof) run(entries, each int) {
+	e, err := engine.Open(new(memory.Driver), engine.Config{})
+	p.must(err)
+	p.log = e
+	var served runnel.Log = e
+	if p.broken != nil && p.broken.server != nil {
+		served = p.broken.server(e)
+	}
+	h := session.NewHandler(served, session.Config{KeepAlive: keepAlive})
+	server := httptest.NewServer(h)
+	p.link, err = sessiontest.NewLink(strings.TrimPrefix(server.URL, "http://"))
+	p.must(err)
+	defer func() {
+		p.must(p.link.Close())
+		p.must(h.Shutdown(context.Background()))
+		server.Close()
+		p.must(e.Close())
+	}()
 	p.fill(entries)
 
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(p.ctx)
 	var disturbing, tails, work sync.WaitGroup
 	disturbing.Go(func() { p.disturb(ctx) })
 	for i := range callers {
@@ -87,12 +106,19 @@ func TestNothingIsLostDoubledReorderedOrHung(t *testing.T) {
 	stop()
 	tails.Wait()
 	disturbing.Wait()
-	t.Logf("%d connections; cut %d times, stalled %d, throttled %d, refused %d; %d calls, of which %d with an unknown outcome and %d answered as repeated",
-		p.link.Accepted(), p.disturbed[0].Load(), p.disturbed[1].Load()+p.disturbed[2].Load(), p.disturbed[3].Load(), p.disturbed[4].Load(),
-		callers*each, p.unknown.Load(), p.repeated.Load())
-	if p.link.Accepted() <= 2+2*callers {
-		t.Error("there was hardly a disturbance")
+}
+
+// Context is that of the run.
+func (p *proof) Context() context.Context { return p.ctx }
+
+// Errorf tells of what must not be.
+func (p *proof) Errorf(format string, args ...any) {
+	p.Helper()
+	if p.broken == nil {
+		p.T.Errorf(format, args...)
+		return
 	}
+	p.found(fmt.Sprintf(format, args...))
 }
 
 func (p *proof) must(err error) {
@@ -102,7 +128,15 @@ func (p *proof) must(err error) {
 	}
 }
 
-func (p *proof) dial() *client.Client {
+// connection is a client, and what ends it.
+type connection struct {
+	*client.Client
+	dialled *client.Client
+}
+
+func (c *connection) Close() error { return c.dialled.Close() }
+
+func (p *proof) dial() *connection {
 	c, err := client.Dial(p.Context(), p.link.URL(), client.Config{
 		KeepAlive: keepAlive, StreamBytes: 64 << 10, Patience: *patient, DialTimeout: time.Second,
 	})
@@ -110,7 +144,10 @@ func (p *proof) dial() *client.Client {
 		p.Errorf("dial: %v", err)
 		return nil
 	}
-	return c
+	if p.broken != nil && p.broken.client != nil {
+		return &connection{client.New(p.broken.client(c)), c}
+	}
+	return &connection{c, c}
 }
 
 func number(i int) runnel.Record { return runnel.Record{Payload: fmt.Append(nil, i)} }
@@ -166,6 +203,9 @@ func (p *proof) disturb(ctx context.Context) {
 	}
 }
 
+// errHung is why a reader gives up.
+var errHung = errors.New("nothing has come for too long")
+
 // read reads the archive once, with a pause here and there.
 func (p *proof) read(entries int) {
 	c := p.dial()
@@ -173,8 +213,15 @@ func (p *proof) read(entries int) {
 		return
 	}
 	defer c.Close()
+	ctx, cancel := context.WithCancelCause(p.Context())
+	defer cancel(nil)
+	hung := time.AfterFunc(p.patient, func() { cancel(errHung) })
+	defer hung.Stop()
 	next := 1
-	for e, err := range c.Consume(p.Context(), client.Segment(archive, 0)) {
+	for e, err := range c.Consume(ctx, client.Segment(archive, 0)) {
+		if err != nil && errors.Is(context.Cause(ctx), errHung) {
+			err = errHung
+		}
 		if err != nil {
 			p.Errorf("the reader is at %d: %v", next-1, err)
 			return
@@ -182,6 +229,9 @@ func (p *proof) read(entries int) {
 		if e.Sequence != runnel.Sequence(next) || string(e.Payload) != fmt.Sprint(next) {
 			p.Errorf("the reader got %d, %q, after %d", e.Sequence, e.Payload, next-1)
 			return
+		}
+		if next%1000 == 0 {
+			hung.Reset(p.patient)
 		}
 		if next++; next%20_000 == 0 {
 			select {
@@ -220,7 +270,12 @@ func (p *proof) follow(ctx context.Context, segment runnel.Segment) {
 		}
 		got = append(got, string(e.Payload))
 	}
-	for i, text := range p.there(segment)[:len(got)] {
+	there := p.there(segment)
+	if len(there) < len(got) {
+		p.Errorf("a tail of %s got %d entries, and there are %d", segment, len(got), len(there))
+		return
+	}
+	for i, text := range there[:len(got)] {
 		if text != got[i] {
 			p.Errorf("a tail of %s got %q as %d, which is %q", segment, got[i], i+1, text)
 		}
@@ -268,7 +323,7 @@ const callers = 8
 // caller makes calls to a segment of its own, whose producer it is.
 type caller struct {
 	*proof
-	c       *client.Client
+	c       *connection
 	r       *rand.Rand
 	segment runnel.Segment
 	cursor  runnel.CursorName
@@ -287,7 +342,7 @@ func (p *proof) call(i, calling int) {
 	}
 	defer w.c.Close()
 	for n := range calling {
-		ctx, cancel := context.WithTimeout(p.Context(), *patient)
+		ctx, cancel := context.WithTimeout(p.Context(), p.patient)
 		err := w.one(ctx, fmt.Sprintf("%d-%d", i, n))
 		hung := ctx.Err()
 		cancel()
