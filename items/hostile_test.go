@@ -224,12 +224,22 @@ func TestAnEventReachesOneSubscriptionInItsOrder(t *testing.T) {
 		s.set("m", fmt.Sprint(i))
 		s.call("send", fmt.Sprintf(`{"stream_name":"chat","group_id":"room","type":"t","data":%d}`, i))
 	}
-	for i := range 20 {
+	changes, events := 0, 0
+	for changes < 20 || events < 20 {
 		kind := "update"
-		if i == 0 {
+		if changes == 0 {
 			kind = "create"
 		}
-		c.want(fmt.Sprintf("%s m %d", kind, i), fmt.Sprintf(`event - {"type":"t","data":%d}`, i))
+		switch got := c.next().String(); got {
+		case fmt.Sprintf("%s m %d", kind, changes):
+			changes++
+		case fmt.Sprintf(`event - {"type":"t","data":%d}`, events):
+			if events++; events > changes {
+				t.Errorf("event %d comes before the change that was there", events-1)
+			}
+		default:
+			t.Fatalf("after %d changes and %d events comes %s", changes, events, got)
+		}
 	}
 }
 
