@@ -120,8 +120,8 @@ func (s *sim) lookAt(addr runnel.Segment) {
 	}
 	gen := s.gen
 	_, err := s.log.Read(s.ctx, addr, 0, runnel.Latest)
-	if s.settle(); s.gen != gen {
-		return // power failed, and what is there has been looked at
+	if s.settle(); s.gen != gen || s.broken {
+		return // power failed, and what is there has been looked at; or the disk did, and nobody can tell
 	}
 	s.expiryFound(addr, err == nil)
 }
