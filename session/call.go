@@ -18,8 +18,8 @@ const (
 	asIs again = iota
 	// never: nobody knows whether it happened.
 	never
-	// ifNotMoved: it is asked again, and if it is then refused because the tail has moved, nobody knows by
-	// whom.
+	// ifNotMoved: it is asked again, and if it is then refused because the tail or a cursor has moved, nobody
+	// knows by whom.
 	ifNotMoved
 )
 
@@ -56,7 +56,7 @@ func (c *Client) call(ctx context.Context, retry again, req *pb.Request) (_ *pb.
 			if errors.Is(err, runnel.ErrUnauthorized) && c.renewed(ctx, l) {
 				continue
 			}
-			if doubt && errors.Is(err, runnel.ErrTailMoved) {
+			if doubt && (errors.Is(err, runnel.ErrTailMoved) || errors.Is(err, runnel.ErrCursorMoved)) {
 				err = unknown(err)
 			}
 			return nil, err

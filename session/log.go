@@ -50,7 +50,7 @@ func (c *Client) Transact(ctx context.Context, space runnel.Space, t runnel.Tran
 }
 
 // againTransact knows a commit again by any of its writes. One that only moves cursors forwards finds
-// them where it would move them.
+// them where it would move them, or, if others have moved them on since, further.
 func againTransact(t *runnel.Transaction) again {
 	for i := range t.Writes {
 		if againAppend(&t.Writes[i].Options) != asIs {
@@ -70,7 +70,7 @@ func againTransact(t *runnel.Transaction) again {
 			return never
 		}
 	}
-	return asIs
+	return ifNotMoved
 }
 
 // Create makes a segment. One that was made although the answer was lost is said to have existed.

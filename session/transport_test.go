@@ -51,6 +51,15 @@ func (s *spy) Append(ctx context.Context, segment runnel.Segment, o runnel.Appen
 	return a, err
 }
 
+func (s *spy) Transact(ctx context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error) {
+	c, err := s.Engine.Transact(ctx, space, t)
+	s.appends.Add(1)
+	if s.hold != nil {
+		<-s.hold
+	}
+	return c, err
+}
+
 // world is a client, a server, and the link between them.
 type world struct {
 	t       *testing.T
@@ -403,6 +412,38 @@ func TestAWriteWhoseAnswerIsLostIsUnknownUnlessItCanBeAskedAgain(t *testing.T) {
 			must(t, err)
 			if info.Tail != c.tail {
 				t.Errorf("there are %d entries", info.Tail)
+			}
+		})
+	}
+}
+
+// The move is asked for again, and is told from one that never happened only while nobody has moved the cursor on.
+func TestACursorMoveWhoseAnswerIsLostIsNeverCalledRefused(t *testing.T) {
+	for name, overtaken := range map[string]bool{"alone": false, "overtaken": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, session.Config{}, session.ClientConfig{})
+			w.fill(1)
+			space := segment.In()
+			move := func(to uint64) runnel.Transaction {
+				return runnel.Transaction{Cursors: []runnel.CursorMove{{Name: "reader", Segment: segment.Name, Place: to}}}
+			}
+			hold := make(chan struct{})
+			w.log.hold = hold
+			before := w.log.appends.Load()
+			go func() {
+				defer close(hold)
+				eventually(t, "the move", func() bool { return w.log.appends.Load() > before })
+				if overtaken {
+					if _, err := w.log.Engine.Transact(t.Context(), space, move(7)); err != nil {
+						t.Error(err)
+					}
+				}
+				w.link.Cut()
+				eventually(t, "another connection", func() bool { return w.link.Accepted() > 1 })
+			}()
+			_, err := w.client.Transact(t.Context(), space, move(5))
+			if errors.Is(err, runnel.ErrUnknown) != overtaken || err != nil && !overtaken {
+				t.Errorf("got %v", err)
 			}
 		})
 	}
