@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	"github.com/runnelhq/runnel"
@@ -28,7 +29,7 @@ type world struct {
 	drivers        []*faulty.Driver // what each process uses
 	logs           []runnel.Log
 	urls           []string
-	next           int
+	next           atomic.Int64
 }
 
 // everywhere runs a scenario on each transport and each driver.
@@ -91,8 +92,7 @@ func (w *world) open(d storage.Driver, cfg engine.Config) {
 // another returns one more client, of the next process.
 func (w *world) another() *client.Client {
 	w.t.Helper()
-	i := w.next % len(w.logs)
-	w.next++
+	i := int(w.next.Add(1)-1) % len(w.logs)
 	if !w.remote {
 		return client.New(w.logs[i])
 	}

@@ -304,9 +304,9 @@ func TestTheAuthFunctionDecides(t *testing.T) {
 		t.Errorf("%s", f)
 	}
 	eventually(t, "the leave is told", func() bool { return len(h.told("/leave")) == 1 })
-	h.signal(stopped)
+	h.freeze()
 	refused("is frozen")
-	h.signal(goesOn)
+	h.thaw()
 	for _, answer := range []string{"", "no", `[]`, `{"context":`, `{"expires_in":"soon"}`} {
 		u := h.url + "/auth?answer=" + strings.NewReplacer("{", "%7B", "}", "%7D", `"`, "%22").Replace(answer)
 		s = serve(t, nil, kept(t, "--items-connect-url", u)...)
