@@ -243,7 +243,7 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	}
 	var done [][]byte
 	for _, id := range trash {
-		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyItem} {
+		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyItem, keyLink} {
 			if done, err = c.e.drop(ctx, part, segmentRange(kind, id), done); err != nil {
 				return err
 			}

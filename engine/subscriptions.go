@@ -31,6 +31,7 @@ import (
 // keys of the control partition.
 const (
 	keySubscription = 'S' // id → record.Subscription
+	keyLink         = 'L' // instance, digest of the path → a cursor in its first form, see record.DecodeLink
 	keySecrets      = 'K' // → version, and bytes that are not looked into
 	keyEpoch        = 'V' // → changed with the set of subscriptions
 )
@@ -217,6 +218,10 @@ func (ss *subscribers) refresh(ctx context.Context) error {
 func (ss *subscribers) reload(ctx context.Context) error {
 	part := controlOf(ss.store)
 	known := make(map[string]bool)
+	links, err := ss.hasLinks(ctx)
+	if err != nil {
+		return err
+	}
 	for pair, err := range ss.e.driver.Scan(ctx, part, kindRange(keySubscription)) {
 		if err != nil {
 			return storageError(err)
@@ -229,6 +234,11 @@ func (ss *subscribers) reload(ctx context.Context) error {
 		known[id] = true
 		if s := ss.get(id); s != nil && s.instance == row.Instance {
 			continue
+		}
+		if links {
+			if err := ss.takeLinks(ctx, row.Instance); err != nil {
+				return err
+			}
 		}
 		s := ss.addOnce(id, &row)
 		for pair, err := range ss.e.driver.Scan(ctx, part, segmentRange(keyCursor, row.Instance)) {

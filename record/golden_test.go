@@ -36,6 +36,7 @@ func goldens() []golden {
 	uniform, uniformLast := encode(payloads("aa", "bb"), record.Place{First: 1, Position: 2, Transaction: 2, Micros: 3})
 	return []golden{
 		row("subscription.v1", someSubscription, encodeSubscription, record.DecodeSubscription),
+		row("link.v1", subscribedCursor, encodeLink, record.DecodeLink),
 		{"run.v1", run, func(t *testing.T, value []byte) {
 			wantRun(t, decode(t, last, value), goldenRecords, somePlace)
 		}},

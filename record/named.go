@@ -58,6 +58,29 @@ func DecodeCursor(value []byte) (Cursor, error) {
 	return c, err
 }
 
+// DecodeLink reads the cursor of a subscription in its first form, in which none is written. It is kept under the
+// subscription's instance and a digest of the stream's path, too. The error matches ErrCorrupt.
+func DecodeLink(value []byte) (Cursor, error) {
+	var c Cursor
+	err := decodeRow("link", value, func(f field) {
+		switch f.number {
+		case 1:
+			c.Path = string(f.bytes)
+		case 2:
+			c.Segment = f.uint
+		case 3:
+			c.Place = f.uint
+		case 4:
+			c.Explicit = f.uint != 0
+		case 5:
+			c.Glob = f.uint != 0
+		case 6:
+			c.Updated = int64(f.uint)
+		}
+	})
+	return c, err
+}
+
 // Lease is a claim on a key of a space. It is kept under the key, in the form of a [Descriptor].
 type Lease struct {
 	Holder string

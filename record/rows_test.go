@@ -1,6 +1,7 @@
 package record_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"testing"
 	"time"
@@ -115,6 +116,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Reference{someReference, {}}, encodeReference, record.DecodeReference)
 	roundTrip(t, []record.Release{someRelease, {}}, encodeRelease, record.DecodeRelease)
 	roundTrip(t, []record.Cursor{someCursor, subscribedCursor, {}}, encodeCursor, record.DecodeCursor)
+	roundTrip(t, []record.Cursor{subscribedCursor, {}}, encodeLink, record.DecodeLink)
 	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
 	roundTrip(t, []record.ItemSpace{someItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
@@ -159,6 +161,7 @@ var decoders = map[string]func([]byte) error{
 	"release":    func(b []byte) error { _, err := record.DecodeRelease(b); return err },
 	"cursor":     func(b []byte) error { _, err := record.DecodeCursor(b); return err },
 	"lease":      func(b []byte) error { _, err := record.DecodeLease(b); return err },
+	"link":       func(b []byte) error { _, err := record.DecodeLink(b); return err },
 	"key":        func(b []byte) error { _, err := record.DecodeKey(b); return err },
 	"item":       func(b []byte) error { _, err := record.DecodeItem(b); return err },
 	"item space": func(b []byte) error { _, err := record.DecodeItemSpace(b); return err },
@@ -255,6 +258,10 @@ func FuzzDecodeSubscription(f *testing.F) {
 	fuzzRow(f, []record.Subscription{someSubscription, {}}, encodeSubscription, record.DecodeSubscription)
 }
 
+func FuzzDecodeLink(f *testing.F) {
+	fuzzRow(f, []record.Cursor{subscribedCursor, {}}, encodeLink, record.DecodeLink)
+}
+
 func FuzzDecodeLease(f *testing.F) {
 	fuzzRow(f, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 }
@@ -296,3 +303,23 @@ func BenchmarkDecodeDescriptor(b *testing.B) {
 }
 
 func encodeSubscription(s *record.Subscription) []byte { return s.Append(nil) }
+
+// encodeLink writes the first form of the cursor of a subscription, which is only read.
+func encodeLink(c *record.Cursor) []byte {
+	row := []byte{1}
+	number := func(field byte, v uint64) {
+		if v != 0 {
+			row = binary.AppendUvarint(append(row, field<<3), v)
+		}
+	}
+	flag := map[bool]uint64{true: 1}
+	if c.Path != "" {
+		row = append(binary.AppendUvarint(append(row, 1<<3|2), uint64(len(c.Path))), c.Path...)
+	}
+	number(2, c.Segment)
+	number(3, c.Place)
+	number(4, flag[c.Explicit])
+	number(5, flag[c.Glob])
+	number(6, uint64(c.Updated))
+	return row
+}
