@@ -300,6 +300,10 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 	if q.Type == "" {
 		q.Type = runnel.DefaultItemType
 	}
+	return retry(func() (runnel.SpaceItemView, error) { return e.trySpaceItems(ctx, space, groups, &q) })
+}
+
+func (e *Engine) trySpaceItems(ctx context.Context, space runnel.Space, groups string, q *runnel.ItemQuery) (runnel.SpaceItemView, error) {
 	from, err := e.StatSpace(ctx, space)
 	if err != nil {
 		return runnel.SpaceItemView{}, err
@@ -310,7 +314,7 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 		if err != nil {
 			return runnel.SpaceItemView{}, err
 		}
-		v, err := e.Items(ctx, info.Segment, q)
+		v, err := e.Items(ctx, info.Segment, *q)
 		if errors.Is(err, runnel.ErrNotFound) || errors.Is(err, runnel.ErrSoftDeleted) {
 			continue
 		}
@@ -337,9 +341,12 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 		if !strings.HasPrefix(b.Segment.Name, groups) {
 			continue
 		}
-		if err := e.replayGroup(ctx, found, &b, &q); err != nil {
+		if err := e.replayGroup(ctx, found, &b, q); err != nil {
 			return runnel.SpaceItemView{}, err
 		}
+	}
+	if err := e.wholeSince(ctx, space, from.Head); err != nil {
+		return runnel.SpaceItemView{}, err
 	}
 	all := runnel.SpaceItemView{Space: space, At: timeline.Head}
 	for id, g := range found {
@@ -353,6 +360,22 @@ func (e *Engine) SpaceItems(ctx context.Context, space runnel.Space, groups stri
 	}
 	slices.SortFunc(all.Groups, func(a, b runnel.ItemView) int { return cmp.Compare(a.Segment.Name, b.Segment.Name) })
 	return all, nil
+}
+
+// wholeSince returns errRetry if changes of items after a position may have been let go of.
+func (e *Engine) wholeSince(ctx context.Context, space runnel.Space, after runnel.Position) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	sp, err := e.enter(ctx, space)
+	if err != nil {
+		return err
+	}
+	defer sp.leave()
+	if sp.whole(after) != nil {
+		return errRetry
+	}
+	return nil
 }
 
 // spaceGroup is a group that is being brought up to a position.

@@ -23,9 +23,10 @@ type itemListener struct {
 	wants func(*runnel.ItemEvent) bool
 	wake  chan struct{} // has room for one
 
-	mu     sync.Mutex
-	queue  []runnel.ItemEvent
-	queued int // bytes
+	mu      sync.Mutex
+	queue   []runnel.ItemEvent
+	queued  int    // bytes
+	dropped uint64 // how many have left the queue
 }
 
 // maxEventsWaiting is how many bytes of events wait for a listener before it misses the oldest.
@@ -71,8 +72,7 @@ func (l *itemListener) add(event *runnel.ItemEvent) {
 	l.queue = append(l.queue, *event)
 	l.queued += eventBytes(event)
 	for l.queued > maxEventsWaiting && len(l.queue) > 1 {
-		l.queued -= eventBytes(&l.queue[0])
-		l.queue = l.queue[1:]
+		l.drop()
 	}
 	l.mu.Unlock()
 	select {
@@ -82,17 +82,33 @@ func (l *itemListener) add(event *runnel.ItemEvent) {
 }
 
 // take returns the events for which due says yes, up to the first of which it does not, so that they stay
-// in their order.
+// in their order. There is one who takes. Nobody who adds waits while due looks.
 func (l *itemListener) take(due func(*runnel.ItemEvent) bool) (events []runnel.ItemEvent) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for n < len(l.queue) && due(&l.queue[n]) {
-		l.queued -= eventBytes(&l.queue[n])
-		n++
+	for {
+		l.mu.Lock()
+		if len(l.queue) == 0 {
+			l.mu.Unlock()
+			return events
+		}
+		event, dropped := l.queue[0], l.dropped
+		l.mu.Unlock()
+		if !due(&event) {
+			return events
+		}
+		events = append(events, event)
+		l.mu.Lock()
+		if l.dropped == dropped {
+			l.drop()
+		}
+		l.mu.Unlock()
 	}
-	events, l.queue = l.queue[:n:n], l.queue[n:]
-	return events
+}
+
+// drop takes the oldest event away. It is called with l.mu held.
+func (l *itemListener) drop() {
+	l.queued -= eventBytes(&l.queue[0])
+	l.queue = l.queue[1:]
+	l.dropped++
 }
 
 func (e *Engine) listen(wants func(*runnel.ItemEvent) bool) *itemListener {

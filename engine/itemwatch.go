@@ -57,9 +57,9 @@ func (e *Engine) WatchItems(ctx context.Context, w runnel.ItemWatch) iter.Seq2[r
 				r.groups(ctx)
 			}
 		})
-		var moved chan string
+		var moved chan movedGroup
 		if w.Group == "" {
-			moved = make(chan string)
+			moved = make(chan movedGroup)
 			readers.Go(func() { e.watchGroups(ctx, &w, moved) })
 		}
 		t.tell(ctx, news, moved, l)
@@ -70,6 +70,13 @@ func (e *Engine) WatchItems(ctx context.Context, w runnel.ItemWatch) iter.Seq2[r
 type itemNews struct {
 	runnel.ItemNews
 	err error
+}
+
+// movedGroup is the name of a group that has gone, or has perhaps been made anew, empty for any, or why that cannot
+// be told any more.
+type movedGroup struct {
+	name string
+	err  error
 }
 
 // itemTeller tells a watcher.
@@ -92,7 +99,7 @@ type toldGroup struct {
 	last runnel.Sequence
 }
 
-func (t *itemTeller) tell(ctx context.Context, news <-chan itemNews, moved <-chan string, l *itemListener) {
+func (t *itemTeller) tell(ctx context.Context, news <-chan itemNews, moved <-chan movedGroup, l *itemListener) {
 	more := true
 	for more {
 		select {
@@ -109,8 +116,12 @@ func (t *itemTeller) tell(ctx context.Context, news <-chan itemNews, moved <-cha
 			}
 			// What was sent before a change comes before it.
 			more = t.events(ctx, l) && t.take(ctx, &n.ItemNews)
-		case name := <-moved:
-			more = t.look(ctx, name)
+		case m := <-moved:
+			if m.err != nil {
+				t.yield(runnel.ItemNews{}, m.err)
+				return
+			}
+			more = t.look(ctx, m.name)
 		case <-l.wake:
 		case <-ctx.Done():
 			t.yield(runnel.ItemNews{}, ctx.Err())
@@ -141,6 +152,8 @@ func (t *itemTeller) due(ctx context.Context, event *runnel.ItemEvent) bool {
 		return true
 	case at.id == event.ID:
 		return at.last >= event.Tail
+	case event.Tail == 0:
+		return true // nothing had happened to the group yet, and so nothing of that is told
 	}
 	return !t.there(ctx, event.Segment, event.ID) // there is nothing to wait for
 }
@@ -228,8 +241,8 @@ func (t *itemTeller) look(ctx context.Context, name string) bool {
 	return true
 }
 
-// watchGroups hands on which groups have gone, or have perhaps been made anew. The empty name stands for any.
-func (e *Engine) watchGroups(ctx context.Context, w *runnel.ItemWatch, moved chan<- string) {
+// watchGroups hands on which groups have gone, or have perhaps been made anew.
+func (e *Engine) watchGroups(ctx context.Context, w *runnel.ItemWatch, moved chan<- movedGroup) {
 	prefix := w.GroupPrefix
 	if w.Space.Name != "" {
 		prefix = w.Space.Name + "/" + prefix
@@ -239,7 +252,6 @@ func (e *Engine) watchGroups(ctx context.Context, w *runnel.ItemWatch, moved cha
 		name := s.Info.Segment.Name
 		switch {
 		case err != nil:
-			return // the reader of the log says why
 		case s.Mark && s.Live: // what was gone before is not told
 		case s.Mark, !s.Gone && !s.Info.Items:
 			continue
@@ -253,7 +265,7 @@ func (e *Engine) watchGroups(ctx context.Context, w *runnel.ItemWatch, moved cha
 			}
 		}
 		select {
-		case moved <- name:
+		case moved <- movedGroup{name, err}:
 		case <-ctx.Done():
 			return
 		}
