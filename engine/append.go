@@ -291,15 +291,19 @@ func (e *Engine) tryCommit(ctx context.Context, part runnel.Space, work *transac
 			size += a.seg.descriptorBytes()
 		}
 	}
+	ends := false
 	for i := range work.moves {
 		m := &work.moves[i]
 		if m.Segment != "" {
+			if !ends { // the first that is found to be over is ended, and nothing else is done then
+				ends, size, ops = true, size+endBytes, ops+endOps
+			}
 			if m.seg, err = e.acquire(ctx, part.Segment(m.Segment)); err != nil {
 				return err
 			}
 			defer m.seg.release()
 			m.id = m.seg.stagedID()
-			size += m.seg.descriptorBytes()
+			size += 2 * m.seg.descriptorBytes()
 		}
 		m.key = cursorKey(m.id, m.Name)
 		if err := rows.load(ctx, m.key); err != nil {

@@ -65,6 +65,12 @@ func (t *tx) softDelete(seg *segment) {
 	}
 }
 
+// What the end of a segment may add to a batch, besides what descriptorBytes says twice.
+const (
+	endBytes = 16 * rowBytes
+	endOps   = 8
+)
+
 // end stages that a segment is no more. Its data is left to the cleaner, which finds it by the rows
 // that are staged here.
 func (t *tx) end(seg *segment) {

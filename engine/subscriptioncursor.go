@@ -217,7 +217,7 @@ func (s *subscriber) remind(ctx context.Context, name runnel.CursorName) (at sta
 			return err
 		}
 		defer seg.release()
-		return seg.sp.write(ctx, markBytes, 1, func(t *tx) error {
+		return seg.sp.write(ctx, markBytes+endBytes+2*seg.descriptorBytes(), 1+endOps, func(t *tx) error {
 			if seg.stale.Load() {
 				return errRetry
 			}
