@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -442,4 +443,49 @@ func crashHistory(t *testing.T, r *rand.Rand) {
 		}
 	}
 	_ = w.Close()
+}
+
+func TestAStateIsWholeWhereItsSpaceHadLeftMemory(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{MaxSegments: 1, SweepInterval: -1})
+		defer w.Close()
+		for i := range 100 {
+			w.set("s/g", "k", fmt.Sprintf(`{"n":%d,"pad":%s}`, i, wide(2000)))
+		}
+		v, err := w.ReadStart(ctx, at("s/g"))
+		if err != nil || v.State == nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			w.set(fmt.Sprintf("t%d/g", i), "k", "1")
+		}
+		stored, release := make(chan struct{}), make(chan struct{})
+		w.driver.SetRules(faulty.Rule{When: faulty.On(faulty.Commit), Then: faulty.WaitAfter(func(context.Context) error {
+			close(stored)
+			<-release
+			return nil
+		}, letThrough)})
+		written := later(func() error {
+			_, err := w.WriteItems(ctx, at("s/g").In(), runnel.ItemWrites{Segment: "g", Writes: []runnel.ItemWrite{{ItemKey: runnel.ItemKey{Key: "k"}, Value: []byte("1")}}})
+			return err
+		})
+		<-stored
+		w.driver.SetRules()
+		read := later(func() error {
+			for _, err := range v.State {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		pending(t, read, "the state, of which a change is on its way to disk")
+		close(release)
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -46,7 +46,7 @@ func (e *Engine) ReadStart(ctx context.Context, addr runnel.Segment) (runnel.Vie
 		earliest := min(st.inc.retained.get(), st.tail)
 		v := runnel.View{Info: st.info(addr)}
 		if st.desc.Items && (earliest > 0 || st.outlived(st.bytes)) {
-			v.State = e.itemMessages(ctx, seg.sp, addr, st)
+			v.State = e.itemMessages(ctx, addr, st)
 		} else {
 			from = earliest
 		}
@@ -59,13 +59,14 @@ func (e *Engine) ReadStart(ctx context.Context, addr runnel.Segment) (runnel.Vie
 
 // itemMessages yields messages that make the items of a segment, but for those that have changed since the
 // durable state st.
-func (e *Engine) itemMessages(ctx context.Context, sp *space, addr runnel.Segment, st *state) iter.Seq2[[]byte, error] {
+func (e *Engine) itemMessages(ctx context.Context, addr runnel.Segment, st *state) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		if err := e.begin(); err != nil {
+		sp, err := e.enter(ctx, addr.In()) // the one that was read may have left memory
+		if err != nil {
 			yield(nil, err)
 			return
 		}
-		defer e.operations.Done()
+		defer sp.leave()
 		m := messageReader{st: st, yield: yield}
 		more, err := m.read(ctx, sp)
 		if err == nil && more {
