@@ -31,7 +31,7 @@ type Log interface {
 	ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error]
 	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
-	ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent]
+	HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error
 }
 
 // Guard is a log that does what the principal in the context may do, and refuses the rest: with

@@ -160,20 +160,16 @@ func (g *Guard) SendItem(ctx context.Context, e runnel.ItemEvent) error {
 	return g.log.SendItem(ctx, e)
 }
 
-// ItemEvents needs read of the space, and ends when the principal is not served any more. Who may not read it is
-// told nothing.
-func (g *Guard) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
-	if mayDoIn(ctx, "read", Read, space) != nil {
-		return func(func(runnel.ItemEvent) bool) {}
+// HearItemEvents needs read of the space, and ends when the principal is not served any more.
+func (g *Guard) HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error {
+	if err := mayDoIn(ctx, "read", Read, space); err != nil {
+		return err
 	}
 	ctx, release := PrincipalOf(ctx).Bind(ctx)
-	events := g.log.ItemEvents(ctx, space) // listens from here on
-	return func(yield func(runnel.ItemEvent) bool) {
-		defer release()
-		for event := range events {
-			if ctx.Err() != nil || !yield(event) {
-				return
-			}
+	context.AfterFunc(ctx, release)
+	return g.log.HearItemEvents(ctx, space, func(event runnel.ItemEvent) {
+		if ctx.Err() == nil {
+			heard(event)
 		}
-	}
+	})
 }

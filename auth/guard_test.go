@@ -313,20 +313,8 @@ var operations = []operation{
 	{name: "WatchSegments", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.WatchSegments(ctx, runnel.Store{}, runnel.SegmentWatch{}))
 	}},
-	{name: "ItemEvents", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		events := g.ItemEvents(ctx, chats)
-		if auth.PrincipalOf(ctx) != nil {
-			cancel()
-		}
-		for range events {
-			return nil
-		}
-		if auth.PrincipalOf(ctx) == nil {
-			return runnel.ErrUnauthorized // it ended by itself
-		}
-		return nil
+	{name: "HearItemEvents", needs: []string{"runnel:read:chats"}, besides: "runnel:read:chats/42", do: func(ctx context.Context, g *auth.Guard) error {
+		return g.HearItemEvents(ctx, chats, func(runnel.ItemEvent) {})
 	}},
 	{name: "Watch", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Hour)
@@ -448,11 +436,11 @@ func TestEveryOperationIsRefusedWithoutItsScopes(t *testing.T) {
 			}
 			revoked := principal("runnel:admin@*")
 			revoked.Revoke()
-			if err := o.do(auth.WithPrincipal(ctx, revoked), guard()); o.name != "Watch" && o.name != "ItemEvents" && !errors.Is(err, runnel.ErrUnauthorized) {
+			if err := o.do(auth.WithPrincipal(ctx, revoked), guard()); o.name != "Watch" && !errors.Is(err, runnel.ErrUnauthorized) {
 				t.Errorf("somebody revoked: %v", err)
 			}
 			expired := auth.NewPrincipal("alice", time.Now().Add(-time.Second), auth.Scope{Verbs: auth.Admin, AnyStore: true})
-			if err := o.do(auth.WithPrincipal(ctx, expired), guard()); o.name != "Watch" && o.name != "ItemEvents" && !errors.Is(err, runnel.ErrUnauthorized) {
+			if err := o.do(auth.WithPrincipal(ctx, expired), guard()); o.name != "Watch" && !errors.Is(err, runnel.ErrUnauthorized) {
 				t.Errorf("somebody expired: %v", err)
 			}
 			if err := o.do(as(ctx, "runnel:admin"), guard()); err != nil {

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"iter"
 	"sync"
 
 	"github.com/runnelhq/runnel"
@@ -21,7 +20,8 @@ type itemEvents struct {
 // itemListener is one of them.
 type itemListener struct {
 	wants func(*runnel.ItemEvent) bool
-	wake  chan struct{} // has room for one
+	heard func(runnel.ItemEvent) // nil for one that takes events from the queue
+	wake  chan struct{}          // has room for one
 
 	mu      sync.Mutex
 	queue   []runnel.ItemEvent
@@ -68,6 +68,10 @@ func eventBytes(event *runnel.ItemEvent) int { return len(event.Data) + len(even
 
 // add puts an event behind the others, and drops the oldest when they are too many.
 func (l *itemListener) add(event *runnel.ItemEvent) {
+	if l.heard != nil {
+		l.heard(*event)
+		return
+	}
 	l.mu.Lock()
 	l.queue = append(l.queue, *event)
 	l.queued += eventBytes(event)
@@ -111,8 +115,11 @@ func (l *itemListener) drop() {
 	l.dropped++
 }
 
-func (e *Engine) listen(wants func(*runnel.ItemEvent) bool) *itemListener {
-	l := &itemListener{wants: wants, wake: make(chan struct{}, 1)}
+func newItemListener(wants func(*runnel.ItemEvent) bool) *itemListener {
+	return &itemListener{wants: wants, wake: make(chan struct{}, 1)}
+}
+
+func (e *Engine) listen(l *itemListener) {
 	s := &e.itemEvents
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +127,6 @@ func (e *Engine) listen(wants func(*runnel.ItemEvent) bool) *itemListener {
 		s.all = make(map[*itemListener]struct{})
 	}
 	s.all[l] = struct{}{}
-	return l
 }
 
 func (e *Engine) unlisten(l *itemListener) {
@@ -130,28 +136,20 @@ func (e *Engine) unlisten(l *itemListener) {
 	delete(s.all, l)
 }
 
-// ItemEvents yields the events that are sent to groups of a space in this process, from the call on. Who falls
-// behind by more than about a megabyte misses the oldest. It ends with ctx, or when the engine closes.
-func (e *Engine) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
-	l := e.listen(func(event *runnel.ItemEvent) bool { return event.Segment.In() == space })
-	stop := context.AfterFunc(ctx, func() { e.unlisten(l) })
-	all := func(*runnel.ItemEvent) bool { return true }
-	return func(yield func(runnel.ItemEvent) bool) {
-		defer stop()
-		defer e.unlisten(l)
-		for {
-			for _, event := range l.take(all) {
-				if !yield(event) {
-					return
-				}
-			}
-			select {
-			case <-l.wake:
-			case <-ctx.Done():
-				return
-			case <-e.closed:
-				return
-			}
-		}
+// HearItemEvents calls heard for each event that is sent to groups of a space in this process, before SendItem
+// returns, one at a time and in their order, until ctx is done. A call must not wait for anything. It fails with
+// runnel.ErrInvalid or ErrShutdown.
+func (e *Engine) HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error {
+	if err := space.Validate(); err != nil {
+		return err
 	}
+	select {
+	case <-e.closed:
+		return runnel.ErrShutdown
+	default:
+	}
+	l := &itemListener{wants: func(event *runnel.ItemEvent) bool { return event.Segment.In() == space }, heard: heard}
+	e.listen(l)
+	context.AfterFunc(ctx, func() { e.unlisten(l) })
+	return nil
 }

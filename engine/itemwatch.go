@@ -30,7 +30,8 @@ func (e *Engine) WatchItems(ctx context.Context, w runnel.ItemWatch) iter.Seq2[r
 			yield(runnel.ItemNews{}, err)
 			return
 		}
-		l := e.listen(w.WantsEvent)
+		l := newItemListener(w.WantsEvent)
+		e.listen(l)
 		defer e.unlisten(l)
 		var readers sync.WaitGroup
 		defer readers.Wait()

@@ -15,14 +15,20 @@ import (
 
 // fakeLog keeps items in memory the way that the engine does, for tests of what stands before it.
 type fakeLog struct {
-	mu      sync.Mutex
-	spaces  map[runnel.Space]*fakeSpace
-	moved   chan struct{} // closed and replaced with each change
-	sent    []runnel.ItemEvent
-	failing error // of reads and writes
-	cursors map[runnel.CursorName]uint64
-	leases  map[leaseName]runnel.Lease
-	fences  uint64
+	mu        sync.Mutex
+	spaces    map[runnel.Space]*fakeSpace
+	moved     chan struct{} // closed and replaced with each change
+	listeners []fakeListener
+	failing   error // of reads and writes
+	cursors   map[runnel.CursorName]uint64
+	leases    map[leaseName]runnel.Lease
+	fences    uint64
+}
+
+type fakeListener struct {
+	ended func() error
+	space runnel.Space
+	heard func(runnel.ItemEvent)
 }
 
 type leaseName struct {
@@ -328,32 +334,22 @@ func (f *fakeLog) SendItem(_ context.Context, e runnel.ItemEvent) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sent = append(f.sent, e)
-	f.wake()
+	if g, err := f.group(e.Segment); err == nil {
+		e.ID, e.Tail = g.info.ID, g.info.Tail
+	}
+	for _, l := range f.listeners {
+		if l.ended() == nil && l.space == e.Segment.In() {
+			l.heard(e)
+		}
+	}
 	return nil
 }
 
-func (f *fakeLog) ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent] {
+func (f *fakeLog) HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error {
 	f.mu.Lock()
-	next := len(f.sent)
-	f.mu.Unlock()
-	return func(yield func(runnel.ItemEvent) bool) {
-		for {
-			f.mu.Lock()
-			sent, moved := f.sent, f.moved
-			f.mu.Unlock()
-			for ; next < len(sent); next++ {
-				if sent[next].Segment.In() == space && !yield(sent[next]) {
-					return
-				}
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-moved:
-			}
-		}
-	}
+	defer f.mu.Unlock()
+	f.listeners = append(f.listeners, fakeListener{ctx.Err, space, heard})
+	return nil
 }
 
 func (f *fakeLog) Cursor(_ context.Context, name runnel.CursorName) (runnel.Cursor, error) {

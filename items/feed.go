@@ -11,9 +11,12 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
-// maxEventWait is how long an event waits for the changes before it. A position need not be that of a change, so
-// it may wait for nothing.
+// maxEventWait is how long something waits for the changes before it where it is not known that there are any: a
+// position need not be that of a change.
 const maxEventWait = 50 * time.Millisecond
+
+// maxEventsWaiting is how many bytes of events wait to be told. Of more, the oldest are not told.
+const maxEventsWaiting = 2 * runnel.MaxItemEventBytes
 
 // feedRetry is how long a feed waits after reading failed.
 const feedRetry = time.Second
@@ -31,34 +34,49 @@ type feed struct {
 	groups map[string]map[*conn]int // how many subscriptions a connection has to a group
 	whole  map[*conn]int            // and to several
 	stamps map[string]int64         // the latest of groups that have changed
+	places map[string]place         // how far groups that have changed, or were sent events, have been handed on
 	at     runnel.Position          // everything up to it has been handed on, or waited for
 	events []*waiting               // in the order in which they were sent
+	size   int                      // bytes of them
+	awake  chan struct{}            // has room for one: there is an event
 }
 
-// waiting is an event that comes after a position.
+// place is one of an incarnation of a group.
+type place struct {
+	id   uint64
+	last runnel.Sequence
+}
+
+// waiting is an event that waits for the changes before it; or, without one, somebody who waits for all changes up
+// to a position, who is behind no event.
 type waiting struct {
+	sent  *runnel.ItemEvent
 	after runnel.Position
-	tell  func()
+	done  chan struct{}
 	due   bool // the time is over
+	late  *time.Timer
 }
 
-// afterChanges runs tell once the changes up to a position have been handed on, after what was to be told
-// before it.
-func (f *feed) afterChanges(at runnel.Position, tell func()) {
-	w := &waiting{after: at, tell: tell}
-	f.mu.Lock()
-	f.events = append(f.events, w)
-	behind := f.at < at || len(f.events) > 1
-	f.mu.Unlock()
-	if behind {
-		time.AfterFunc(maxEventWait, func() {
-			f.mu.Lock()
-			w.due = true
-			f.mu.Unlock()
-			f.tellEvents()
-		})
+// ready tells whether nothing is left to wait for. The lock is held.
+func (f *feed) ready(w *waiting) bool {
+	if w.due || w.after <= f.at {
+		return true
 	}
-	f.tellEvents()
+	if w.sent == nil {
+		return false
+	}
+	at, known := f.places[w.sent.Segment.Name]
+	return w.sent.ID == 0 || known && (at.id > w.sent.ID || at.id == w.sent.ID && at.last >= w.sent.Tail)
+}
+
+// remind makes it due when it has waited for long enough.
+func (f *feed) remind(w *waiting, wait time.Duration) {
+	w.late = time.AfterFunc(wait, func() {
+		f.mu.Lock()
+		w.due = true
+		f.mu.Unlock()
+		f.tellEvents()
+	})
 }
 
 // caughtUp waits until all changes that there are have been handed on, or maxEventWait has passed.
@@ -67,30 +85,91 @@ func (f *feed) caughtUp(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	done := make(chan struct{})
-	f.afterChanges(info.Head, func() { close(done) })
+	w := &waiting{after: info.Head, done: make(chan struct{})}
+	f.mu.Lock()
+	f.events = append(f.events, w)
+	if !f.ready(w) {
+		f.remind(w, maxEventWait)
+	}
+	f.mu.Unlock()
+	f.tellEvents()
 	select {
-	case <-done:
+	case <-w.done:
 	case <-ctx.Done():
 	}
 }
 
-// tellEvents tells what need not wait any longer.
+// tellEvents tells what need not wait any longer. Once it returns, what was ready before has been told.
 func (f *feed) tellEvents() {
 	f.telling.Lock()
 	defer f.telling.Unlock()
 	for {
-		f.mu.Lock()
-		if len(f.events) == 0 || f.events[0].after > f.at && !f.events[0].due {
-			f.mu.Unlock()
+		w := f.nextReady()
+		switch {
+		case w == nil:
 			return
+		case w.sent == nil:
+			close(w.done)
+		default:
+			f.tellEvent(w.sent)
 		}
-		w := f.events[0]
-		f.events = f.events[1:]
-		f.at = max(f.at, w.after) // what comes after it need not wait for the same again
-		f.mu.Unlock()
-		w.tell()
 	}
+}
+
+// nextReady takes the next that need not wait. An event comes after those that were sent before it.
+func (f *feed) nextReady() *waiting {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	blocked := false
+	for i, w := range f.events {
+		if blocked && w.sent != nil {
+			continue
+		}
+		if !f.ready(w) {
+			blocked = blocked || w.sent != nil
+			continue
+		}
+		f.take(i)
+		if w.sent == nil {
+			f.at = max(f.at, w.after) // what comes after it need not wait for the same again
+			return w
+		}
+		if len(f.groups[w.sent.Segment.Name]) > 0 || len(f.whole) > 0 {
+			f.come(w.sent.Segment.Name, place{w.sent.ID, w.sent.Tail})
+		}
+		return w
+	}
+	return nil
+}
+
+// take takes one that waits. The lock is held.
+func (f *feed) take(i int) {
+	w := f.events[i]
+	f.events = slices.Delete(f.events, i, i+1)
+	if w.late != nil {
+		w.late.Stop()
+	}
+	if w.sent != nil {
+		f.size -= eventBytes(w.sent)
+	}
+}
+
+// come notes how far a group has been handed on. The lock is held.
+func (f *feed) come(group string, to place) {
+	if at := f.places[group]; to.id > at.id || to.id == at.id && to.last > at.last {
+		f.places[group] = to
+	}
+}
+
+// passed notes that all changes of a group before one have been handed on, and tells the events that were sent
+// before it.
+func (f *feed) passed(group string, to place) {
+	f.mu.Lock()
+	if len(f.groups[group]) > 0 || len(f.whole) > 0 {
+		f.come(group, to)
+	}
+	f.mu.Unlock()
+	f.tellEvents()
 }
 
 // attach returns the feed of a space, from then on with a connection among its receivers. Group is empty
@@ -114,13 +193,16 @@ func (h *Handler) attach(ctx context.Context, space runnel.Space, group string, 
 		if h.draining {
 			return nil, runnel.ErrShutdown
 		}
-		f = &feed{h: h, space: space, groups: make(map[string]map[*conn]int), whole: make(map[*conn]int), stamps: make(map[string]int64), at: info.Head}
+		f = &feed{h: h, space: space, groups: make(map[string]map[*conn]int), whole: make(map[*conn]int), stamps: make(map[string]int64), places: make(map[string]place), at: info.Head, awake: make(chan struct{}, 1)}
 		var follow context.Context
 		follow, f.stop = context.WithCancel(h.ended)
+		if err := h.cfg.Own.HearItemEvents(follow, space, f.heard); err != nil {
+			f.stop()
+			return nil, err
+		}
 		h.feeds[space] = f
 		h.live.Go(func() { f.follow(follow, info.Head) })
-		events := h.cfg.Own.ItemEvents(follow, space) // listens from here on
-		h.live.Go(func() { f.hear(follow, events) })
+		h.live.Go(func() { f.hear(follow) })
 	}
 	f.add(group, c)
 	return f, nil
@@ -156,10 +238,12 @@ func (h *Handler) detach(f *feed, group string, c *conn) {
 		delete(f.groups, group)
 		if len(f.whole) == 0 {
 			delete(f.stamps, group)
+			delete(f.places, group)
 		}
 	}
 	if len(f.whole) == 0 && group == "" {
 		maps.DeleteFunc(f.stamps, func(name string, _ int64) bool { return len(f.groups[name]) == 0 })
+		maps.DeleteFunc(f.places, func(name string, _ place) bool { return len(f.groups[name]) == 0 })
 	}
 	if len(f.groups) == 0 && len(f.whole) == 0 && h.feeds[f.space] == f {
 		delete(h.feeds, f.space)
@@ -187,11 +271,17 @@ func (f *feed) follow(ctx context.Context, at runnel.Position) {
 				break
 			}
 			at = max(at, batch.LastPosition)
+			group, last := batch.Segment.Name, batch.Last
+			if batch.Deleted {
+				last = runnel.MaxSequence
+			} else if len(batch.Changes) > 0 {
+				f.passed(group, place{batch.ID, batch.Changes[0].Sequence - 1})
+			}
 			f.publish(&batch)
 			f.mu.Lock()
 			f.at = max(f.at, at)
 			f.mu.Unlock()
-			f.tellEvents()
+			f.passed(group, place{batch.ID, last})
 		}
 	}
 }
@@ -256,6 +346,10 @@ func (f *feed) lost(ctx context.Context, err error, at *runnel.Position) {
 	}
 	*at = info.Head
 	f.mu.Lock()
+	f.at = max(f.at, info.Head)
+	for _, w := range f.events {
+		w.due = true
+	}
 	all := make(map[*conn]bool)
 	for c := range f.whole {
 		all[c] = true
@@ -266,6 +360,7 @@ func (f *feed) lost(ctx context.Context, err error, at *runnel.Position) {
 		}
 	}
 	f.mu.Unlock()
+	f.tellEvents()
 	for c := range all {
 		c.resync(f.space, "", "the place of the subscription was lost")
 	}

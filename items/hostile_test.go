@@ -214,8 +214,7 @@ func TestShutdownTellsConnectionsAndWaitsForNobodyForLong(t *testing.T) {
 	}
 }
 
-// A send waits for no change when there is none to wait for, also where the place of the space is not that of a
-// change, as after a lease was given.
+// What is sent after a change comes after it, and what is changed after a send comes after that.
 func TestAnEventReachesOneSubscriptionInItsOrder(t *testing.T) {
 	s := serve(t, items.Config{})
 	c := s.dial("/stream/chat/room")

@@ -25,6 +25,7 @@ type Log interface {
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
 	// SendItem tells those who watch a group of an event.
 	SendItem(ctx context.Context, e runnel.ItemEvent) error
-	// ItemEvents yields the events that are sent to groups of a space, from the call on, until ctx is done.
-	ItemEvents(ctx context.Context, space runnel.Space) iter.Seq[runnel.ItemEvent]
+	// HearItemEvents calls heard for each event that is sent to groups of a space, before the sender is answered,
+	// until ctx is done. A call does not wait for anything.
+	HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error
 }

@@ -3,7 +3,8 @@ package items
 import (
 	"context"
 	"fmt"
-	"iter"
+	"math"
+	"slices"
 
 	"github.com/runnelhq/runnel"
 )
@@ -17,24 +18,73 @@ func (h *Handler) send(ctx context.Context, group runnel.Segment, e event) error
 	return h.log.SendItem(ctx, sent)
 }
 
-// hear tells subscribers of events, whichever way in they were sent.
-func (f *feed) hear(ctx context.Context, events iter.Seq[runnel.ItemEvent]) {
-	for sent := range events {
-		// Changes that were there before the event are told before it.
-		info, err := f.h.cfg.Own.StatSpace(ctx, f.space)
-		if err != nil {
-			continue // whoever is not told missed it, as if it had come later
+// heard takes in an event that is sent, whichever way in, before its sender is answered.
+func (f *feed) heard(sent runnel.ItemEvent) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.groups[sent.Segment.Name]) == 0 && len(f.whole) == 0 {
+		return
+	}
+	f.events = append(f.events, &waiting{sent: &sent, after: runnel.Position(math.MaxUint64)})
+	f.size += eventBytes(&sent)
+	for f.size > maxEventsWaiting {
+		f.take(slices.IndexFunc(f.events, func(w *waiting) bool { return w.sent != nil }))
+	}
+	select {
+	case f.awake <- struct{}{}:
+	default:
+	}
+}
+
+// eventBytes is about what an event takes.
+func eventBytes(sent *runnel.ItemEvent) int { return len(sent.Data) + len(sent.Type) + 256 }
+
+// hear tells subscribers of events.
+func (f *feed) hear(ctx context.Context) {
+	for {
+		select {
+		case <-f.awake:
+		case <-ctx.Done():
+			return
 		}
-		group, e := sent.Segment, event{item: sent.Item, subscription: sent.Subscription, kind: sent.Type, data: sent.Data}
-		f.afterChanges(info.Head, func() {
-			frame := e.frame(group, f.h.stamp(group))
-			f.mu.Lock()
-			receivers := f.receivers(group.Name)
-			f.mu.Unlock()
-			for _, c := range receivers {
-				c.event(group, &e, frame)
+		if f.tellEvents(); !f.waits() {
+			continue
+		}
+		// An event of which it is not known whether the changes before it were told is told when all are.
+		info, err := f.h.cfg.Own.StatSpace(ctx, f.space)
+		f.mu.Lock()
+		for _, w := range f.events {
+			if w.sent != nil && w.after == runnel.Position(math.MaxUint64) {
+				if w.after = info.Head; err != nil {
+					w.due = true
+				}
+				wait := maxEventWait
+				if _, known := f.places[w.sent.Segment.Name]; known {
+					wait = inFlight // its changes are on their way
+				}
+				f.remind(w, wait)
 			}
-		})
+		}
+		f.mu.Unlock()
+		f.tellEvents()
+	}
+}
+
+func (f *feed) waits() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.events) > 0
+}
+
+// tellEvent tells those who are subscribed.
+func (f *feed) tellEvent(sent *runnel.ItemEvent) {
+	e := event{item: sent.Item, subscription: sent.Subscription, kind: sent.Type, data: sent.Data}
+	frame := e.frame(sent.Segment, f.h.stamp(sent.Segment))
+	f.mu.Lock()
+	receivers := f.receivers(sent.Segment.Name)
+	f.mu.Unlock()
+	for _, c := range receivers {
+		c.event(sent.Segment, &e, frame)
 	}
 }
 

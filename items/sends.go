@@ -2,7 +2,6 @@ package items
 
 import (
 	"context"
-	"iter"
 	"sync"
 	"time"
 
@@ -21,16 +20,22 @@ type hearing struct {
 	lanes   map[string][]*TriggerEvent // what waits; a lane is here while a goroutine works on it
 	waiting int
 	dropped int // since one was last taken
+	over    bool
 	working sync.WaitGroup
 }
 
 // hear hands over events until ctx ends.
-func (t *Trigger) hear(ctx context.Context, events iter.Seq[runnel.ItemEvent]) {
+func (t *Trigger) hear(ctx context.Context, log Log) (*hearing, error) {
 	h := &hearing{Trigger: t, lanes: make(map[string][]*TriggerEvent)}
-	defer h.working.Wait()
-	for sent := range events {
-		h.enqueue(ctx, &sent)
-	}
+	return h, log.HearItemEvents(ctx, t.space(), func(sent runnel.ItemEvent) { h.enqueue(ctx, &sent) })
+}
+
+// end waits for what is being handed over, when ctx has ended.
+func (h *hearing) end() {
+	h.mu.Lock()
+	h.over = true
+	h.mu.Unlock()
+	h.working.Wait()
 }
 
 func (h *hearing) enqueue(ctx context.Context, s *runnel.ItemEvent) {
@@ -48,6 +53,9 @@ func (h *hearing) enqueue(ctx context.Context, s *runnel.ItemEvent) {
 	name := h.lane(e)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.over {
+		return
+	}
 	if h.waiting >= maxSendsWaiting {
 		h.dropped++
 		return

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -142,11 +141,12 @@ func (t Trigger) Run(ctx context.Context, log TriggerLog) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
-	var running sync.WaitGroup
-	defer running.Wait()
 	if t.isOn(kindEvent) {
-		events := log.ItemEvents(ctx, t.space())
-		running.Go(func() { t.hear(ctx, events) })
+		hearing, err := t.hear(ctx, log)
+		if err != nil {
+			return err
+		}
+		defer hearing.end()
 	}
 	if !t.isOn(kindCreate, kindUpdate, kindDelete, kindGone) {
 		<-ctx.Done()
