@@ -10,6 +10,7 @@ import (
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -209,4 +210,59 @@ func TestAClosedGroupIsFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestChangesOfADeletedGroupAreNotStampedAfterTheNext(t *testing.T) {
+	for n := range 8 { // the group is made anew while the watcher looks at the space for the nth time
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, &memory.Driver{Shared: true}, engine.Config{SweepInterval: -1})
+			defer w.Close()
+			other := newWorld(t, w.kept, engine.Config{SweepInterval: -1})
+			defer other.Close()
+			for range 5 {
+				w.set("s/g", "k", "1", "l", "2")
+			}
+			old, err := w.Stat(ctx, at("s/g"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			looks := 0
+			nth := func(c faulty.Call) bool {
+				if c.Op != faulty.Guard {
+					return false
+				}
+				looks++
+				return looks == n+1
+			}
+			w.driver.SetRules(faulty.Rule{When: nth, Then: faulty.Wait(func(context.Context) error {
+				w.driver.SetRules()
+				if err := other.Delete(ctx, at("s/g")); err != nil {
+					return err
+				}
+				other.set("s/g", "k", "3")
+				return nil
+			}, letThrough)})
+			var gone, last int64
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			for b, err := range w.TailItems(ctx, at("s/g"), old.ID, 0) {
+				if err != nil {
+					break
+				}
+				for _, c := range b.Changes {
+					last = max(last, c.Stamp)
+				}
+			}
+			w.driver.SetRules()
+			for b, err := range other.TailSpaceItems(ctx, at("s/g").In(), "", 0) {
+				if err != nil || b.Deleted {
+					gone = b.Stamp
+					break
+				}
+			}
+			if last > gone {
+				t.Errorf("a change that came before the deletion is stamped %d, and that %d", last, gone)
+			}
+		})
+	}
 }

@@ -26,7 +26,10 @@ func (e *Engine) TailItems(ctx context.Context, addr runnel.Segment, id uint64, 
 			}
 			lead := int64(0)
 			if err == nil {
-				_, lead, err = e.itemInfo(ctx, addr)
+				var now runnel.Info
+				if now, lead, err = e.itemInfo(ctx, addr); err == nil && now.ID != v.ID {
+					err = &runnel.NotFoundError{Segment: addr} // another has been made, whose stamps are later
+				}
 			}
 			if err != nil {
 				yield(runnel.ItemBatch{}, err)
