@@ -348,6 +348,10 @@ func TestATailFromTheEndMissesNothingThatComesWhileItIsCut(t *testing.T) {
 		}
 	}()
 	eventually(t, "the tail waits", func() bool { return w.log.queries.Load() == 1 })
+	for range 10 { // where it begins was on its way before these answers
+		_, err := w.client.Stat(t.Context(), segment)
+		must(t, err)
+	}
 	w.link.Refuse(true)
 	w.link.Cut()
 	w.fill(1)
