@@ -1,7 +1,6 @@
 package items
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -145,7 +144,8 @@ func (r *term) store(ctx context.Context, at runnel.Position) error {
 
 // follow hands over what comes after the place, until reading fails.
 func (r *term) follow(ctx context.Context) error {
-	for batch, err := range r.log.TailSpaceItems(ctx, r.space(), cmp.Or(r.Group, r.GroupPrefix), r.read) {
+	// All groups are read, so that the place moves on, and no history is kept for it, while its own are quiet.
+	for batch, err := range r.log.TailSpaceItems(ctx, r.space(), "", r.read) {
 		if err != nil {
 			return err
 		}

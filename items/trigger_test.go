@@ -202,6 +202,25 @@ func TestATriggerGoesOnWhereItWas(t *testing.T) {
 	})
 }
 
+// The changes of a space are kept for as long as a place of it has yet to pass them.
+func TestATriggerWhoseGroupIsQuietMovesItsPlaceAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFake()
+		var handled recorder
+		stop := run(t, log, items.Trigger{Name: "quiet", Stream: "chat", Group: "room", Handle: handled.handle})
+		defer stop()
+		for _, group := range []string{"attic", "room-2", "attic"} {
+			put(t, log, group, "m", "1")
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // fake time
+		c, err := log.Cursor(t.Context(), runnel.CursorName{Space: runnel.Space{Name: "chat"}, Name: "trigger/quiet"})
+		if err != nil || c.Place != 3 {
+			t.Errorf("the place is %d: %v", c.Place, err)
+		}
+		handled.want(t)
+	})
+}
+
 func TestAHandlerThatCrashesIsCalledAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFake()
