@@ -7,9 +7,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -34,15 +36,19 @@ type caller struct {
 }
 
 // call posts in and reads the answer into out, unless that is nil. Any status but 2xx is an error.
-func (c *caller) call(ctx context.Context, url string, in, out any, header ...string) error {
+//
+// Errors are shown to others, in logs and with what is parked, so they do not say the query of the URL, which may be
+// a secret.
+func (c *caller) call(ctx context.Context, target string, in, out any, header ...string) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
+	shown := url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: r.URL.Path}
 	r.Header.Set("Content-Type", "application/json")
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
@@ -51,6 +57,9 @@ func (c *caller) call(ctx context.Context, url string, in, out any, header ...st
 		r.Header.Set(headerHookSignature, c.sign(time.Now(), body))
 	}
 	resp, err := c.client.Do(r)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		failed.URL = shown.String()
+	}
 	if err != nil {
 		return err
 	}
@@ -60,12 +69,12 @@ func (c *caller) call(ctx context.Context, url string, in, out any, header ...st
 	case err != nil:
 		return err
 	case resp.StatusCode/100 != 2:
-		return fmt.Errorf("%s answered %s", url, resp.Status)
+		return fmt.Errorf("%s answered %s", shown.String(), resp.Status)
 	case out == nil:
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("the answer of %s: %w", url, err)
+		return fmt.Errorf("the answer of %s: %w", shown.String(), err)
 	}
 	return nil
 }
