@@ -37,9 +37,9 @@ type conn struct {
 	subs     map[string]*subscription
 	entering *subscription // the one that is being made
 	queue    queue
-	held     []*change // while holding
+	held     []held // while holding
 	holding  bool
-	bytes    int  // of values in held
+	bytes    int  // of what is held
 	gap      bool // changes were dropped, so snapshots are due
 	writing  bool
 	closed   bool
@@ -54,6 +54,14 @@ type subscription struct {
 
 	member  *member // nil for one that does not show itself
 	revoked string  // why, of one that was revoked while it was made
+}
+
+// held is a change, or an event with its frame, that is kept back while a snapshot is read.
+type held struct {
+	change *change
+	group  runnel.Segment // of the event
+	event  *event
+	frame  []byte
 }
 
 // cut is where a snapshot was: of one group, or of several.
@@ -369,13 +377,18 @@ func (c *conn) offer(ch *change) {
 		return
 	}
 	if c.holding {
-		c.held = append(c.held, ch)
-		if c.bytes += len(ch.Value) + len(ch.Old) + len(ch.Key) + 128; c.bytes > c.h.cfg.MaxQueueBytes {
-			c.held, c.gap = nil, true
-		}
+		c.keep(held{change: ch}, len(ch.Value)+len(ch.Old)+len(ch.Key))
 		return
 	}
 	c.deliver(ch)
+}
+
+// keep keeps back what comes while a snapshot is read. The lock is held.
+func (c *conn) keep(one held, size int) {
+	c.held = append(c.held, one)
+	if c.bytes += size + 128; c.bytes > c.h.cfg.MaxQueueBytes {
+		c.held, c.gap = nil, true
+	}
 }
 
 // deliver queues a change if a subscription wants it, once. The lock is held.

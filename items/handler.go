@@ -229,6 +229,9 @@ func (h *Handler) failure(ctx context.Context, err error) *wire.Error {
 		}
 	}
 	f := wire.ErrorOf(err)
+	if f.Detail.Code == wire.CodeNotFound {
+		f.Detail.Message = "there is no such item or group"
+	}
 	if f.Status >= http.StatusInternalServerError && f.Cause != nil && ctx.Err() == nil {
 		h.cfg.Logger.LogAttrs(ctx, slog.LevelError, "request for items failed",
 			slog.String("code", string(f.Detail.Code)), slog.Any("error", f.Cause))

@@ -242,6 +242,42 @@ func TestAnEventReachesOneSubscriptionInItsOrder(t *testing.T) {
 	}
 }
 
+// readHook lets a test do something while items are read.
+type readHook struct {
+	*fakeLog
+	during func()
+}
+
+func (r *readHook) Items(ctx context.Context, seg runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error) {
+	view, err := r.fakeLog.Items(ctx, seg, q)
+	if during := r.during; during != nil {
+		r.during = nil
+		during()
+	}
+	return view, err
+}
+
+// While the snapshot of one subscription is read, what others of the connection are told stays in its order, and
+// the one that is being made misses nothing.
+func TestAnEventThatIsSentDuringAJoinComesInItsPlace(t *testing.T) {
+	log := &readHook{fakeLog: newFake()}
+	h := items.New(log, items.Config{Logger: slog.New(slog.DiscardHandler)})
+	s := &server{t: t, log: log.fakeLog, Server: httptest.NewServer(h)}
+	t.Cleanup(s.Close)
+	c, other := s.dial("/stream/chat/room"), s.dial("/stream/chat/room")
+	c.want(`sync - []`)
+	other.want(`sync - []`)
+	sendOne := func() {
+		s.set("m", `1`)
+		s.call("send", `{"stream_name":"chat","group_id":"room","type":"t","data":1}`)
+		s.call("send", `{"stream_name":"chat","group_id":"room","type":"t","id":"x","data":2}`)
+		other.want(`create m 1`, `event - {"type":"t","data":1}`, `event x {"type":"t","data":2}`)
+	}
+	log.during = sendOne
+	c.join("item", room+`,"id":"x"`)
+	c.want(`create m 1`, `event - {"type":"t","data":1}`, `sync x null`, `event x {"type":"t","data":2}`)
+}
+
 func TestAContextThatIsNoJSONIsARefusal(t *testing.T) {
 	s := serve(t, items.Config{Connect: func(context.Context, items.Handshake) (items.Admission, error) {
 		return items.Admission{Context: json.RawMessage(`{`)}, nil

@@ -244,27 +244,38 @@ func (c *conn) hold() {
 func (c *conn) release(s *subscription, snap *snapshot, present func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	held := c.held
+	kept := c.held
 	c.held, c.holding = nil, false
 	if c.closed {
 		return false
 	}
-	var later []*change
-	for _, ch := range held {
-		if snap != nil && s.about(ch) && !snap.cut(s).covers(ch) {
-			later = append(later, ch)
-		} else {
-			c.deliver(ch)
+	var later []held
+	for _, one := range kept {
+		switch {
+		case one.event != nil && snap != nil && (len(later) > 0 || s.wants(one.group, one.event.item)),
+			one.event == nil && snap != nil && s.about(one.change) && !snap.cut(s).covers(one.change):
+			later = append(later, one)
+		default:
+			c.handOn(one)
 		}
 	}
 	if present != nil {
 		present()
 	}
-	for _, ch := range later {
-		c.deliver(ch)
+	for _, one := range later {
+		c.handOn(one)
 	}
 	c.wake() // also where changes were dropped while they were held
 	return true
+}
+
+// handOn delivers what was held. The lock is held.
+func (c *conn) handOn(one held) {
+	if one.event != nil {
+		c.deliverEvent(one.group, one.event, one.frame)
+		return
+	}
+	c.deliver(one.change)
 }
 
 // look reads what a subscription is to be given first.
@@ -447,7 +458,7 @@ func (c *conn) resync(space runnel.Space, group, why string) {
 func (c *conn) releaseAll(due []*subscription, snaps []*snapshot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	held := c.held
+	kept := c.held
 	c.held, c.holding = nil, false
 	if c.closed {
 		return
@@ -457,13 +468,13 @@ func (c *conn) releaseAll(due []*subscription, snaps []*snapshot) {
 			c.present(s, snaps[i])
 		}
 	}
-	for _, ch := range held {
+	for _, one := range kept {
 		covered := false
 		for i, s := range due {
-			covered = covered || s.about(ch) && snaps[i].cut(s).covers(ch)
+			covered = covered || one.change != nil && s.about(one.change) && snaps[i].cut(s).covers(one.change)
 		}
 		if !covered {
-			c.deliver(ch)
+			c.handOn(one)
 		}
 	}
 	c.wake()

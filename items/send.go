@@ -88,13 +88,21 @@ func (f *feed) tellEvent(sent *runnel.ItemEvent) {
 	}
 }
 
-// event queues an event if a subscription wants it, once.
+// event hands an event to the connection. It never waits.
 func (c *conn) event(group runnel.Segment, e *event, frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.gap {
-		return
+	switch {
+	case c.closed || c.gap:
+	case c.holding: // it comes after changes that are held
+		c.keep(held{group: group, event: e, frame: frame}, len(frame))
+	default:
+		c.deliverEvent(group, e, frame)
 	}
+}
+
+// deliverEvent queues an event if a subscription wants it, once. The lock is held.
+func (c *conn) deliverEvent(group runnel.Segment, e *event, frame []byte) {
 	for id, s := range c.subs {
 		if e.subscription != nil && *e.subscription != id || !s.wants(group, e.item) {
 			continue
