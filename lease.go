@@ -51,7 +51,8 @@ type LeaseRequest struct {
 	// TTL is between MinLeaseTTL and MaxLeaseTTL.
 	TTL time.Duration
 	// Wait lets the request wait, until its context ends, for a lease that somebody else holds. Without
-	// it such a request fails with ErrLeaseHeld.
+	// it such a request fails with ErrLeaseHeld. One that is given up just as the lease comes free may still
+	// be given it, which then lasts for its TTL.
 	Wait     bool
 	Metadata map[string]string
 }
