@@ -140,6 +140,13 @@ var bugs = []bug{
 		pkg:     "./durablestreams/dsclient", test: "^TestATailDoesNotGoOnInAnotherStreamOfItsName$",
 		says: seen(`got \["old" "new 2"\], ended with <nil>`),
 	},
+	{
+		kind: lost, name: "first-form-not-read",
+		symptom: "A subscription of a database whose cursors had their first form forgot its streams, and where it was on the others.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestCursorsInTheirFirstFormGoOnWhereTheyAre$",
+		says: seen(`Acked:0 Tail:3}\], which were`),
+	},
 
 	{
 		kind: taken, name: "failed-sync-is-shown",
@@ -456,6 +463,41 @@ var bugs = []bug{
 		found:   "crash simulation (`go test ./proof/crash -run TestItems`)",
 		pkg:     "./engine", test: "^TestACommitOfWhichAPartChangedNothingIsKnownAgain$",
 		says: seen(`repeats 1 of its 2 writes`),
+	},
+	{
+		kind: wrong, name: "event-behind-a-silent-group",
+		symptom: "An event to a group of items in which nothing had happened yet was not told, nor any event after it.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAnEventToAGroupWithoutAnyChangeIsTold$",
+		says: seen(`context deadline exceeded`),
+	},
+	{
+		kind: wrong, name: "watch-silent-of-deletions",
+		symptom: "Whoever watched several groups of items was not told of deletions any more after storage had failed once.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAWatchOfSeveralGroupsEndsWhenItCannotLearnOfDeletions$",
+		says: seen(`the watch is silent of what it does not learn`),
+	},
+	{
+		kind: wrong, name: "view-without-what-was-cut",
+		symptom: "The items of a space could lack what was written, and cut off the log, while they were being read.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAViewOfASpaceHasWhatWasLetGoOfWhileItWasRead$",
+		says: seen(`Items:\["k"\]`),
+	},
+	{
+		kind: wrong, name: "state-of-a-space-that-left",
+		symptom: "The state of items could not be read while one of them was being written, if its space had left memory before.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAStateIsWholeWhereItsSpaceHadLeftMemory$",
+		says: seen(`a write to an item that was being read has failed`),
+	},
+	{
+		kind: wrong, name: "move-too-much-for-a-batch",
+		symptom: "A move of a cursor of a segment that had expired could make storage refuse it and all writes beside it.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAMoveThatFindsItsSegmentExpiredFitsIntoTheBatch$",
+		says: seen(`a batch of 28 operations, where storage takes 24`),
 	},
 
 	{
