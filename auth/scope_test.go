@@ -156,6 +156,9 @@ func FuzzParseTokens(f *testing.F) {
 	}
 	f.Add([]byte("# tokens\n\n" + token.String() + "\n"))
 	f.Add([]byte("id " + strings.Repeat("0", 64) + " never s runnel:read\n"))
+	f.Add([]byte("id " + strings.Repeat("0", 64) + " 0000-01-01T00:00:00+01:00 s runnel:read"))
+	f.Add([]byte("id " + strings.Repeat("0", 64) + " 9999-12-31T23:59:59-01:00 s runnel:read"))
+	f.Add([]byte("id " + strings.Repeat("0", 64) + " 0001-01-01T00:00:00Z s runnel:read"))
 	f.Add([]byte("id " + strings.Repeat("0", 64) + " 2027-01-31T12:00:00+01:00 s runnel:read runnel:write:a"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tokens, err := auth.ParseTokens(data)

@@ -137,7 +137,8 @@ func parseToken(line string) (t Token, err error) {
 		return t, errors.New("the hash must be 64 hexadecimal digits")
 	}
 	if fields[2] != never {
-		if t.Expires, err = time.Parse(time.RFC3339, fields[2]); err != nil {
+		// The zero time stands for never, and a year beyond four digits cannot be written.
+		if t.Expires, err = time.Parse(time.RFC3339, fields[2]); err != nil || t.Expires.UTC().Year() < 1970 || t.Expires.UTC().Year() > 9999 {
 			return t, fmt.Errorf("%.40q is neither a time such as 2027-01-31T12:00:00Z nor never", fields[2])
 		}
 		t.Expires = t.Expires.UTC()
