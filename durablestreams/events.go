@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/nowait"
 	"github.com/runnelhq/runnel/wire"
 )
 
@@ -146,7 +147,7 @@ func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f
 // goes on in a goroutine of its own, so that all that net/http has built up for the request can go. The
 // reader is served until the context ends, which unbind releases.
 func (h *Handler) takeOver(ctx context.Context, unbind func(), conn net.Conn, head []byte, f *follower, v runnel.View) {
-	r := &reader{hub: f.hub, conn: conn, head: head, raw: rawOf(conn), cursor: f.cursor, ends: f.ends, index: -1}
+	r := &reader{hub: f.hub, conn: conn, head: head, raw: nowait.Raw(conn), cursor: f.cursor, ends: f.ends, index: -1}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	if ctx != h.ended {
 		stop := context.AfterFunc(ctx, r.end)

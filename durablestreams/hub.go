@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/nowait"
 )
 
 // hubs are the streams that have live readers.
@@ -46,7 +47,7 @@ type hub struct {
 	quiet    time.Time // since when nothing was written to the attached ones
 	alarm    *time.Timer
 	due      time.Time // when the alarm goes off
-	try      trier
+	try      nowait.Writer
 }
 
 // What a hub keeps for readers that are a little behind, and for how long after the last of it.
@@ -172,7 +173,7 @@ func (b *hub) publish(f *frame) {
 // write sends p to an attached reader and returns true, or lets the reader go and returns false. The
 // reader will be at a place when it has got all of p.
 func (b *hub) write(r *reader, p []byte, at runnel.Sequence) bool {
-	n, err := b.try.try(r.raw, p)
+	n, err := b.try.Try(r.raw, p)
 	if err == nil && n == len(p) {
 		return true
 	}
@@ -360,9 +361,9 @@ func (b *hub) end() {
 		r.index = -1
 	}
 	b.mu.Unlock()
-	var try trier
+	var try nowait.Writer
 	for _, r := range readers {
-		if n, err := try.try(r.raw, lastChunk); err != nil || n == len(lastChunk) {
+		if n, err := try.Try(r.raw, lastChunk); err != nil || n == len(lastChunk) {
 			r.drop()
 		} else {
 			go r.finish()

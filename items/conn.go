@@ -18,11 +18,13 @@ import (
 	"github.com/runnelhq/runnel/wire"
 )
 
-// conn is one WebSocket connection. One goroutine reads from it. Another writes to it while there is
+// conn is one WebSocket connection. One goroutine reads from it. Who has something to tell writes it at once if
+// the connection takes it; otherwise it waits in the queue, and another goroutine writes that while there is
 // something to write.
 type conn struct {
 	h       *Handler
 	ws      *websocket.Conn
+	out     *output // under it
 	id      uint64
 	store   runnel.Store
 	context json.RawMessage // what Connect has returned
@@ -42,6 +44,7 @@ type conn struct {
 	bytes    int  // of what is held
 	gap      bool // changes were dropped, so snapshots are due
 	writing  bool
+	begun    bool // the rest of a frame is to be written before what is queued
 	closed   bool
 }
 
@@ -178,7 +181,8 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 		c.cancel()
 		return err
 	}
-	ws, err := websocket.Accept(smallBuffers{w}, r, &websocket.AcceptOptions{
+	under := &smallBuffers{ResponseWriter: w}
+	ws, err := websocket.Accept(under, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin was looked at above
 		Subprotocols:       subprotocol(r),
 		CompressionMode:    websocket.CompressionDisabled,
@@ -191,7 +195,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 	}
 	ws.SetReadLimit(h.cfg.MaxFrameBytes)
 	c.mu.Lock()
-	c.ws = ws
+	c.ws, c.out = ws, under.out
 	c.mu.Unlock()
 	// A goroutine of its own: that of the request has a large stack by now.
 	go c.serve(first)
@@ -291,11 +295,13 @@ func (c *conn) revoked() {
 	for f := c.queue.take(); f != nil; f = c.queue.take() {
 		last = append(last, f)
 	}
+	c.closed = true // nothing is told after these
+	c.room.Broadcast()
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
+	until := time.Now().Add(time.Second)
+	_ = c.out.SetWriteDeadline(until) // also for what is being written
 	for _, f := range last {
-		if c.ws.Write(ctx, websocket.MessageText, f) != nil {
+		if c.out.send(f, time.Until(until)) != nil {
 			break
 		}
 	}
@@ -399,6 +405,9 @@ func (c *conn) deliver(ch *change) {
 	}
 	for _, s := range c.subs {
 		if s.about(ch) && !s.cut.covers(ch) {
+			if c.level() && c.straight(ch.frame(ch.Op, c.inject)) {
+				return
+			}
 			c.queue.push(ch, c.inject, c.h.cfg.MaxQueueBytes)
 			c.bound()
 			c.wake()
@@ -428,6 +437,19 @@ func (c *conn) deliverGone(ch *change) {
 		c.bound()
 		c.wake()
 	}
+}
+
+// level tells whether nothing waits to be written. The lock is held.
+func (c *conn) level() bool { return !c.writing && c.ws != nil && c.queue.len() == 0 }
+
+// straight writes a frame to a connection that is level, if that takes it without waiting. The lock is held.
+func (c *conn) straight(frame []byte) bool {
+	begun, whole := c.out.try(frame)
+	if begun && !whole {
+		c.begun = true
+		c.wake()
+	}
+	return begun
 }
 
 // bound drops changes when too much waits. Snapshots then take their place. The lock is held.
@@ -463,7 +485,9 @@ func (c *conn) write() {
 		c.mu.Lock()
 		frame := c.queue.take()
 		c.room.Broadcast()
-		if frame == nil || c.closed {
+		begun := c.begun
+		c.begun = false
+		if frame == nil && !begun || c.closed {
 			c.writing = false
 			gap := c.gap && !c.closed && !c.holding
 			c.mu.Unlock()
@@ -473,10 +497,7 @@ func (c *conn) write() {
 			return
 		}
 		c.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), c.h.cfg.WriteTimeout)
-		err := c.ws.Write(ctx, websocket.MessageText, frame)
-		cancel()
-		if err != nil {
+		if err := c.out.send(frame, c.h.cfg.WriteTimeout); err != nil {
 			c.mu.Lock()
 			c.closed = true
 			c.room.Broadcast()

@@ -59,7 +59,7 @@ func goneGroup(b *runnel.ItemBatch) *change {
 
 // goneFrame tells that a group was deleted.
 func goneFrame(group runnel.Segment, stamp int64) []byte {
-	return append(head(nil, stamp, group.Space, group.Name, nil), `{"type":"deleted","data":null}}`...)
+	return seal(append(head(begin(256), stamp, group.Space, group.Name, nil), `{"type":"deleted","data":null}}`...))
 }
 
 // frame returns the frame that tells the change as op, which differs from what happened where earlier
@@ -83,15 +83,14 @@ func (c *change) frame(op runnel.ItemOp, inject bool) []byte {
 	if inject {
 		data = withID(data, c.Key)
 	}
-	b := head(make([]byte, 0, len(data)+256), c.Stamp, c.group.Space, c.group.Name, &c.Key)
+	b := head(begin(len(data)+256), c.Stamp, c.group.Space, c.group.Name, &c.Key)
 	b = append(append(b, `{"type":"`...), op.String()...)
 	b = append(append(b, `","data":`...), data...)
 	b = append(b, `},"version":`...)
 	b = strconv.AppendUint(b, uint64(c.Sequence), 10)
 	b = append(append(b, `,"cursor":"`...), cursor(c.id, c.Sequence)...)
-	b = append(b, `"}`...)
-	c.frames[op][with] = b
-	return b
+	c.frames[op][with] = seal(append(b, `"}`...))
+	return c.frames[op][with]
 }
 
 // withID puts an id into an object that has none.
@@ -115,7 +114,7 @@ func syncFrame(s *subscription, group string, view *runnel.ItemView, stamp int64
 	for i := range view.Items {
 		size += len(view.Items[i].Value) + 24
 	}
-	b := head(make([]byte, 0, size), stamp, s.Stream, group, s.Item)
+	b := head(begin(size), stamp, s.Stream, group, s.Item)
 	b = append(b, `{"type":"sync","data":`...)
 	at := len(b)
 	if s.Item == nil {
@@ -149,24 +148,24 @@ func syncFrame(s *subscription, group string, view *runnel.ItemView, stamp int64
 		b = append(b, ']')
 	}
 	b = append(append(b, `,"cursor":"`...), cursor(view.ID, view.Tail)...)
-	return append(b, `"}`...)
+	return seal(append(b, `"}`...))
 }
 
 // notice is a frame about a subscription, not about an item.
 func notice(s *Subscription, stamp int64, kind string, data any) []byte {
-	b := head(nil, stamp, s.Stream, s.Group, nil)
+	b := head(begin(256), stamp, s.Stream, s.Group, nil)
 	b = append(append(b, `{"type":"`...), kind...)
 	b = append(append(b, `","data":`...), encode(data)...)
 	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
-	return append(b, '}')
+	return seal(append(b, '}'))
 }
 
 // unauthorized answers a join that was refused.
 func unauthorized(s *Subscription, stamp int64, why string) []byte {
-	b := head(nil, stamp, s.Stream, s.Group, s.Item)
+	b := head(begin(256), stamp, s.Stream, s.Group, s.Item)
 	b = append(append(b, `{"type":"unauthorized","data":`...), encode(map[string]string{"message": why})...)
 	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
-	return append(b, '}')
+	return seal(append(b, '}'))
 }
 
 // event is one that is sent, and not kept.
@@ -177,8 +176,8 @@ type event struct {
 }
 
 func (e *event) frame(group runnel.Segment, stamp int64) []byte {
-	b := head(make([]byte, 0, len(e.data)+256), stamp, group.Space, group.Name, e.item)
+	b := head(begin(len(e.data)+256), stamp, group.Space, group.Name, e.item)
 	b = append(append(b, `{"type":"event","event":{"type":`...), quote(e.kind)...)
 	b = append(append(b, `,"data":`...), e.data...)
-	return append(b, "}}}"...)
+	return seal(append(b, "}}}"...))
 }

@@ -6,16 +6,22 @@ import (
 	"io"
 	"net"
 	"net/http"
+
+	"github.com/runnelhq/runnel/nowait"
 )
 
 // connBuffer is the size of the buffers that a connection keeps while it is idle, one for each direction.
 // Larger frames pass them by.
 const connBuffer = 512
 
-// smallBuffers hands over connections with buffers of connBuffer, in the place of those of net/http.
-type smallBuffers struct{ http.ResponseWriter }
+// smallBuffers hands over connections with buffers of connBuffer, in the place of those of net/http, and
+// with an output under them.
+type smallBuffers struct {
+	http.ResponseWriter
+	out *output // once it is taken over
+}
 
-func (w smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w *smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -35,5 +41,6 @@ func (w smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if _, err := in.Peek(len(early)); err != nil { // buffered, as those who take over look for it there
 		return nil, nil, err
 	}
-	return c, bufio.NewReadWriter(in, bufio.NewWriterSize(c, connBuffer)), nil
+	w.out = &output{Conn: c, raw: nowait.Raw(c)}
+	return w.out, bufio.NewReadWriter(in, bufio.NewWriterSize(w.out, connBuffer)), nil
 }

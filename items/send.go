@@ -107,6 +107,9 @@ func (c *conn) deliverEvent(group runnel.Segment, e *event, frame []byte) {
 		if e.subscription != nil && *e.subscription != id || !s.wants(group, e.item) {
 			continue
 		}
+		if c.level() && c.straight(frame) {
+			return
+		}
 		c.queue.event(frame)
 		c.bound()
 		c.wake()

@@ -45,7 +45,7 @@ func (h *hearing) enqueue(ctx context.Context, s *runnel.ItemEvent) {
 	e := &TriggerEvent{
 		Key: h.Name + "/" + uuid.NewString(), Stream: h.Stream, Group: s.Segment.Name, Item: deref(s.Item), Kind: kindEvent,
 		Value: s.Data, Type: s.Type, Attempt: 1,
-		Frame: (&event{item: s.Item, kind: s.Type, data: s.Data}).frame(s.Segment, time.Now().UnixMilli()),
+		Frame: content((&event{item: s.Item, kind: s.Type, data: s.Data}).frame(s.Segment, time.Now().UnixMilli())),
 	}
 	if !h.lets(e) {
 		return

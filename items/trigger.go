@@ -195,7 +195,7 @@ func (t *Trigger) match(c *change) *TriggerEvent {
 	e := &TriggerEvent{
 		Key:    fmt.Sprintf("%s/%s/%s/%d", t.Name, t.Store, t.Stream, c.Position),
 		Stream: t.Stream, Group: c.group.Name, Item: c.Key, Kind: c.Op.String(), Value: c.Value, TxID: c.TxID,
-		Frame: c.frame(c.Op, false), Position: c.Position, id: c.id, sequence: c.Sequence,
+		Frame: content(c.frame(c.Op, false)), Position: c.Position, id: c.id, sequence: c.Sequence,
 	}
 	if c.Op == runnel.ItemDeleted {
 		e.Value = c.Old
@@ -214,7 +214,7 @@ func (t *Trigger) matchGone(c *change) *TriggerEvent {
 	e := &TriggerEvent{
 		Key:    fmt.Sprintf("%s/%s/%s/%d", t.Name, t.Store, t.Stream, c.Position),
 		Stream: t.Stream, Group: c.group.Name, Kind: kindGone, Value: json.RawMessage(null),
-		Frame: goneFrame(c.group, c.Stamp), Position: c.Position, id: c.id, sequence: c.Sequence,
+		Frame: content(goneFrame(c.group, c.Stamp)), Position: c.Position, id: c.id, sequence: c.Sequence,
 	}
 	if !t.lets(e) {
 		return nil

@@ -1,6 +1,6 @@
 //go:build unix
 
-package durablestreams
+package nowait
 
 import (
 	"errors"
@@ -8,16 +8,16 @@ import (
 	"syscall"
 )
 
-// trier writes to connections without ever waiting for them. It is used by one goroutine at a time.
-type trier struct {
+// Writer writes to connections. The zero Writer is ready. It is used by one goroutine at a time.
+type Writer struct {
 	p    []byte
 	n    int
 	err  error
 	once func(fd uintptr) bool
 }
 
-// rawOf returns the connection as something that a trier can write to, nil if it is not of that kind.
-func rawOf(conn net.Conn) syscall.RawConn {
+// Raw returns a connection as something that a Writer can write to, nil if it is not of that kind.
+func Raw(conn net.Conn) syscall.RawConn {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return nil
@@ -29,9 +29,9 @@ func rawOf(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// try writes what the connection takes at once. It returns how much that was, and an error only if the
+// Try writes what the connection takes at once. It returns how much that was, and an error only if the
 // connection will never take more.
-func (t *trier) try(raw syscall.RawConn, p []byte) (int, error) {
+func (t *Writer) Try(raw syscall.RawConn, p []byte) (int, error) {
 	if t.once == nil {
 		t.once = func(fd uintptr) bool {
 			for {
