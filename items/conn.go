@@ -267,7 +267,7 @@ func (c *conn) serve(first *joinData) {
 		c.goAway()
 	}
 	if first != nil {
-		c.join(first)
+		apart(func() { c.join(first) })
 	}
 	for {
 		_, frame, err := c.ws.Read(context.Background()) // it ends when the connection is closed
@@ -276,9 +276,20 @@ func (c *conn) serve(first *joinData) {
 		}
 		// Who does not read what it is answered is not listened to either.
 		if len(frame) > 0 && c.waitForRoom() {
-			c.receive(frame)
+			apart(func() { c.receive(frame) })
 		}
 	}
+}
+
+// apart calls a function on another stack, and returns when it has. What a connection that is idle keeps is
+// mostly its stack, and this one stays small.
+func apart(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	<-done
 }
 
 // revoked tells a client that it may not be served any longer.

@@ -10,12 +10,15 @@ import (
 	"github.com/runnelhq/runnel/nowait"
 )
 
-// connBuffer is the size of the buffers that a connection keeps while it is idle, one for each direction.
-// Larger frames pass them by.
-const connBuffer = 512
+// The buffers that a connection keeps while it is idle. What clients send passes a full one by, and of what is
+// sent to them only control frames go through one, of which each fits.
+const (
+	readBuffer  = 512
+	writeBuffer = 160
+)
 
-// smallBuffers hands over connections with buffers of connBuffer, in the place of those of net/http, and
-// with an output under them.
+// smallBuffers hands over connections with small buffers, in the place of those of net/http, and with an
+// output under them.
 type smallBuffers struct {
 	http.ResponseWriter
 	out *output // once it is taken over
@@ -37,10 +40,10 @@ func (w *smallBuffers) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if len(early) > 0 {
 		r = io.MultiReader(bytes.NewReader(bytes.Clone(early)), c)
 	}
-	in := bufio.NewReaderSize(r, max(connBuffer, len(early)))
+	in := bufio.NewReaderSize(r, max(readBuffer, len(early)))
 	if _, err := in.Peek(len(early)); err != nil { // buffered, as those who take over look for it there
 		return nil, nil, err
 	}
 	w.out = &output{Conn: c, raw: nowait.Raw(c)}
-	return w.out, bufio.NewReadWriter(in, bufio.NewWriterSize(w.out, connBuffer)), nil
+	return w.out, bufio.NewReadWriter(in, bufio.NewWriterSize(w.out, writeBuffer)), nil
 }
