@@ -302,9 +302,9 @@ func (c *conn) revoked() {
 	for _, s := range c.subs {
 		c.queue.control(unauthorized(&s.Subscription, c.h.stamp(s.seg), "authorization has ended"))
 	}
-	var last [][]byte
-	for f := c.queue.take(); f != nil; f = c.queue.take() {
-		last = append(last, f)
+	var last [][2][]byte
+	for f, body := c.queue.take(); f != nil; f, body = c.queue.take() {
+		last = append(last, [2][]byte{f, body})
 	}
 	c.closed = true // nothing is told after these
 	c.room.Broadcast()
@@ -312,7 +312,7 @@ func (c *conn) revoked() {
 	until := time.Now().Add(time.Second)
 	_ = c.out.SetWriteDeadline(until) // also for what is being written
 	for _, f := range last {
-		if c.out.send(f, time.Until(until)) != nil {
+		if c.out.send(f[0], f[1], time.Until(until)) != nil {
 			break
 		}
 	}
@@ -436,13 +436,13 @@ func (c *conn) deliverGone(ch *change) {
 			continue
 		}
 		if !told {
-			c.queue.barrier(goneFrame(ch.group, ch.Stamp))
+			c.queue.barrier(goneFrame(ch.group, ch.Stamp), nil)
 			told = true
 		}
 		if s.seg.Name != "" {
 			s.cut = cut{id: ch.id, tail: ch.Sequence}
 		}
-		c.queue.barrier(syncFrame(s, ch.group.Name, new(runnel.ItemView), ch.Stamp+1, c.inject))
+		c.queue.barrier(syncFrame(s, ch.group.Name, new(runnel.ItemView), nil, ch.Stamp+1, c.inject))
 	}
 	if told {
 		c.bound()
@@ -494,7 +494,7 @@ func (c *conn) wake() {
 func (c *conn) write() {
 	for {
 		c.mu.Lock()
-		frame := c.queue.take()
+		frame, body := c.queue.take()
 		c.room.Broadcast()
 		begun := c.begun
 		c.begun = false
@@ -508,7 +508,7 @@ func (c *conn) write() {
 			return
 		}
 		c.mu.Unlock()
-		if err := c.out.send(frame, c.h.cfg.WriteTimeout); err != nil {
+		if err := c.out.send(frame, body, c.h.cfg.WriteTimeout); err != nil {
 			c.mu.Lock()
 			c.closed = true
 			c.room.Broadcast()

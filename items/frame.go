@@ -26,7 +26,12 @@ func quote(s string) []byte { return encode(s) }
 
 // head begins a frame: all of the envelope but the event.
 func head(b []byte, stamp int64, stream, group string, item *string) []byte {
-	b = append(b, `{"type":"stream","timestamp":`...)
+	return envelope(append(b, `{"type":"stream",`...), stamp, stream, group, item)
+}
+
+// envelope is what every frame has, but for its type.
+func envelope(b []byte, stamp int64, stream, group string, item *string) []byte {
+	b = append(b, `"timestamp":`...)
 	b = strconv.AppendInt(b, stamp, 10)
 	b = append(append(b, `,"streamName":`...), quote(stream)...)
 	b = append(append(b, `,"groupId":`...), quote(group)...)
@@ -108,47 +113,28 @@ func withID(value []byte, id string) []byte {
 	return append(b, value[1:]...)
 }
 
-// syncFrame answers a join with what there is.
-func syncFrame(s *subscription, group string, view *runnel.ItemView, stamp int64, inject bool) []byte {
-	size := 256
-	for i := range view.Items {
-		size += len(view.Items[i].Value) + 24
-	}
-	b := head(begin(size), stamp, s.Stream, group, s.Item)
+// syncFrame answers a join with what there is: items of a group, which are the body, or the one of a view
+// that the subscription is about.
+func syncFrame(s *subscription, group string, view *runnel.ItemView, items *encodedItems, stamp int64, inject bool) (frame, body []byte) {
+	b := begin(512)
+	b = append(b, `{"type":"stream","subscriptionId":`...)
+	b = append(append(b, quote(s.ID)...), `,"cursor":"`...)
+	b = append(append(b, cursor(view.ID, view.Tail)...), `",`...)
+	b = envelope(b, stamp, s.Stream, group, s.Item)
 	b = append(b, `{"type":"sync","data":`...)
-	at := len(b)
 	if s.Item == nil {
-		b = append(b, '[')
-	}
-	for i := range view.Items {
-		if len(b) > at+1 {
-			b = append(b, ',')
+		if items == nil {
+			items = encodeItems(view, inject)
 		}
-		value := view.Items[i].Value
-		if inject {
-			value = withID(value, view.Items[i].Key)
+		return sealBefore(b, len(items.body)), items.body
+	}
+	value := null
+	if len(view.Items) > 0 {
+		if value = view.Items[0].Value; inject {
+			value = withID(value, view.Items[0].Key)
 		}
-		b = append(b, value...)
 	}
-	switch {
-	case s.Item == nil:
-		b = append(b, ']')
-	case len(view.Items) == 0:
-		b = append(b, null...)
-	}
-	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
-	if s.Item == nil {
-		b = append(b, `,"ids":[`...)
-		for i := range view.Items {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, quote(view.Items[i].Key)...)
-		}
-		b = append(b, ']')
-	}
-	b = append(append(b, `,"cursor":"`...), cursor(view.ID, view.Tail)...)
-	return seal(append(b, `"}`...))
+	return seal(append(append(b, value...), "}}"...)), nil
 }
 
 // notice is a frame about a subscription, not about an item.

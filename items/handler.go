@@ -33,6 +33,8 @@ type Handler struct {
 	lastConn uint64
 	draining bool
 	live     sync.WaitGroup
+
+	snapshots snapshots
 }
 
 // New returns a handler that serves the items of log.
@@ -42,6 +44,8 @@ func New(log Log, cfg Config) *Handler {
 		cfg:   cfg.withDefaults(log),
 		feeds: make(map[runnel.Space]*feed),
 		conns: make(map[*conn]struct{}),
+
+		snapshots: newSnapshots(),
 	}
 	h.ended, h.end = context.WithCancel(context.Background())
 	if h.cfg.PingInterval > 0 {

@@ -168,6 +168,7 @@ func (c *conn) permit(s *subscription) error {
 // snapshot is what a subscription is given first, for each group.
 type snapshot struct {
 	views []runnel.ItemView
+	items *encodedItems   // of the only view, which then has none itself
 	at    runnel.Position // of views of several groups
 	// goesOn says that what has changed since, which may be nothing, is given in the place of a view, and gap, if
 	// not empty, why it is not.
@@ -300,7 +301,13 @@ func (c *conn) look(ctx context.Context, s *subscription, since string) (*snapsh
 		}
 		snap.since, snap.gap = nil, trim(err)
 	}
-	view, err := c.view(ctx, s)
+	var view runnel.ItemView
+	var err error
+	if s.Item == nil && s.Prefix == "" {
+		view, snap.items, err = c.whole(ctx, s)
+	} else {
+		view, err = c.view(ctx, s)
+	}
 	snap.views = []runnel.ItemView{view}
 	return snap, err
 }
@@ -409,7 +416,7 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 			stamp = v.Stamp(v.Tail) + 1
 			s.feed.told(group.Name, stamp)
 		}
-		c.queue.control(syncFrame(s, group.Name, v, stamp, c.inject))
+		c.queue.snapshot(syncFrame(s, group.Name, v, snap.items, stamp, c.inject))
 	}
 }
 

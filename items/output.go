@@ -18,9 +18,12 @@ func begin(size int) []byte { return make([]byte, frameHead, frameHead+size) }
 
 // seal makes a frame of what was appended to a buffer of begin: a text, whole and not masked. Source: RFC
 // 6455, section 5.2.
-func seal(b []byte) []byte {
+func seal(b []byte) []byte { return sealBefore(b, 0) }
+
+// sealBefore makes the beginning of a frame that ends with so many more bytes.
+func sealBefore(b []byte, more int) []byte {
 	const text = 0x81
-	n := len(b) - frameHead
+	n := len(b) - frameHead + more
 	at := frameHead - 2
 	switch {
 	case n > 0xFFFF:
@@ -82,8 +85,9 @@ func (o *output) try(frame []byte) (begun, whole bool) {
 	return true, n == len(frame)
 }
 
-// send writes what is left of the last frame, and then a frame; it waits, but not longer than for a time.
-func (o *output) send(frame []byte, timeout time.Duration) error {
+// send writes what is left of the last frame, and then a frame and its body, which may be nil; it waits, but
+// not longer than for a time.
+func (o *output) send(frame, body []byte, timeout time.Duration) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.over {
@@ -95,7 +99,11 @@ func (o *output) send(frame []byte, timeout time.Duration) error {
 	if err := o.finish(); err != nil {
 		return err
 	}
-	if _, err := o.Conn.Write(frame); err != nil {
+	if body == nil {
+		if _, err := o.Conn.Write(frame); err != nil {
+			return err
+		}
+	} else if _, err := (&net.Buffers{frame, body}).WriteTo(o.Conn); err != nil {
 		return err
 	}
 	return o.SetWriteDeadline(time.Time{})

@@ -63,7 +63,7 @@ func TestFramesDoNotMix(t *testing.T) {
 		got <- all
 	}()
 	last := seal(append(begin(1), 'z'))
-	if err := o.send(last, 10*time.Second); err != nil {
+	if err := o.send(last[:1], last[1:], 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := o.Write(last); err != nil || len(o.rest) > 0 {
@@ -76,7 +76,7 @@ func TestFramesDoNotMix(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Write(farewell)
-	if begun, _ := o.try(last); begun || o.send(last, 10*time.Second) == nil {
+	if begun, _ := o.try(last); begun || o.send(last, nil, 10*time.Second) == nil {
 		t.Error("a frame was written after the one that closes")
 	}
 	_ = server.Close()

@@ -25,6 +25,7 @@ type itemName struct{ space, group, key string }
 // queued is a frame that waits; nil for one that was left out.
 type queued struct {
 	frame  []byte
+	body   []byte // that others share, and the frame ends with
 	change *change
 	op     runnel.ItemOp
 	live   bool
@@ -34,21 +35,24 @@ func (q *queue) len() int { return len(q.entries) - q.next }
 
 func (q *queue) add(e queued) {
 	q.entries = append(q.entries, e)
-	q.size += len(e.frame)
+	q.size += len(e.frame) + len(e.body)
 	if e.live {
-		q.live += len(e.frame)
+		q.live += len(e.frame) + len(e.body)
 	}
 }
 
 // control adds what must not be left out or overtaken.
-func (q *queue) control(frame []byte) {
-	q.add(queued{frame: frame})
+func (q *queue) control(frame []byte) { q.snapshot(frame, nil) }
+
+// snapshot adds a frame with its body, of which the same is true.
+func (q *queue) snapshot(frame, body []byte) {
+	q.add(queued{frame: frame, body: body})
 	q.from, q.latest = len(q.entries), nil
 }
 
-// barrier adds what must not be overtaken, but may be dropped with the rest.
-func (q *queue) barrier(frame []byte) {
-	q.add(queued{frame: frame, live: true})
+// barrier adds a frame with its body that must not be overtaken, but may be dropped with the rest.
+func (q *queue) barrier(frame, body []byte) {
+	q.add(queued{frame: frame, body: body, live: true})
 	q.from, q.latest = len(q.entries), nil
 }
 
@@ -98,9 +102,9 @@ func joined(first, second runnel.ItemOp) runnel.ItemOp {
 
 func (q *queue) leaveOut(at int) {
 	e := &q.entries[at]
-	q.size -= len(e.frame)
+	q.size -= len(e.frame) + len(e.body)
 	if e.live {
-		q.live -= len(e.frame)
+		q.live -= len(e.frame) + len(e.body)
 	}
 	*e = queued{}
 }
@@ -115,8 +119,8 @@ func (q *queue) drop() {
 	clear(q.latest)
 }
 
-// take returns the next frame, or nil at the end.
-func (q *queue) take() []byte {
+// take returns the next frame and its body, or nil at the end.
+func (q *queue) take() (frame, body []byte) {
 	for q.next < len(q.entries) {
 		e := q.entries[q.next]
 		q.entries[q.next] = queued{}
@@ -124,17 +128,17 @@ func (q *queue) take() []byte {
 		if e.frame == nil {
 			continue
 		}
-		q.size -= len(e.frame)
+		q.size -= len(e.frame) + len(e.body)
 		if e.live {
-			q.live -= len(e.frame)
+			q.live -= len(e.frame) + len(e.body)
 		}
 		if q.next > 64 && q.next*2 > len(q.entries) {
 			q.compact()
 		}
-		return e.frame
+		return e.frame, e.body
 	}
 	*q = queue{} // an idle connection keeps nothing
-	return nil
+	return nil, nil
 }
 
 // compact gives back the place of what was taken.
