@@ -465,6 +465,27 @@ var bugs = []bug{
 		says: seen(`repeats 1 of its 2 writes`),
 	},
 	{
+		kind: wrong, name: "overtaken-move-called-refused",
+		symptom: "Over a session, a cursor move that had happened was called refused, if its answer was lost and another reader moved the cursor on meanwhile.",
+		found:   "reading the code beside `proof/wire`",
+		pkg:     "./session", test: "^TestACursorMoveWhoseAnswerIsLostIsNeverCalledRefused$",
+		says: seen(`is at 7, not at or before 5`),
+	},
+	{
+		kind: wrong, name: "event-before-held-changes",
+		symptom: "An event to subscribers of items came before changes made before it, if another subscription was made on the same WebSocket meanwhile.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./items", test: "^TestAnEventThatIsSentDuringAJoinComesInItsPlace$",
+		says: seen(`the frame is event - \{"type":"t","data":1\}\s+want\s+update m 1`),
+	},
+	{
+		kind: wrong, name: "token-of-the-year-one",
+		symptom: "A token whose end in the file of tokens was a year that cannot be written, such as 0, made the next file unreadable, and one that ended as the year 1 began never ended.",
+		found:   "fuzzing (`FuzzParseTokens`)",
+		pkg:     "./auth", test: "^FuzzParseTokens$",
+		says: seen(`is written as`),
+	},
+	{
 		kind: wrong, name: "event-behind-a-silent-group",
 		symptom: "An event to a group of items in which nothing had happened yet was not told, nor any event after it.",
 		found:   "a review of items and subscriptions",
@@ -732,5 +753,12 @@ var bugs = []bug{
 		found:   written,
 		pkg:     "./durablestreams", test: "^TestABodyHoldsLittleMoreThanHasArrived$",
 		says: seen(`4194304 bytes are held for 2097152`),
+	},
+	{
+		kind: grows, name: "quiet-trigger-keeps-all-history",
+		symptom: "A trigger on one group, in which nothing happened, kept the history of all groups of its space for ever.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./items", test: "^TestATriggerWhoseGroupIsQuietMovesItsPlaceAllTheSame$",
+		says: seen(`the place is`),
 	},
 }
