@@ -8,7 +8,7 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := all
 
 # FUZZTIME is how long each fuzz target runs, and FUZZ says which: a regular expression over their names.
-FUZZTIME ?= 3s
+FUZZTIME ?= 1s
 FUZZ     ?= .
 # SEEDS is how many runs of crashes make prove simulates, from SEED on, and TIME how long the other proofs
 # take together.

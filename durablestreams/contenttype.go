@@ -19,7 +19,7 @@ func checkContentType(s string) error {
 	}
 	if strings.IndexByte(s, ';') >= 0 {
 		t, _, err := mime.ParseMediaType(s)
-		if err != nil || !isType(t) {
+		if err != nil || !isType(t) || strings.ContainsFunc(s, unsendable) {
 			return wire.Invalid(wire.CodeInvalidRequest, "Content-Type must be a media type, not "+shown(s))
 		}
 		return nil
@@ -29,6 +29,9 @@ func checkContentType(s string) error {
 	}
 	return nil
 }
+
+// unsendable tells whether a character is one that no header can have. Source: RFC 9110, section 5.5.
+func unsendable(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 
 // isType tells whether s is a type and a subtype, both tokens of RFC 9110, section 5.6.2.
 func isType(s string) bool {

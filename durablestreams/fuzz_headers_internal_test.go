@@ -78,7 +78,7 @@ func FuzzListingQuery(f *testing.F) {
 
 func FuzzContentType(f *testing.F) {
 	for _, seed := range []string{
-		"application/json", "Application/JSON; charset=utf-8", "text/plain;charset=\"a;b\"", "a/b;", "a/", "/b", "a", "a/b/c", "a/b ;x=y", "a/b\r\nX: y",
+		"application/json", "Application/JSON; charset=utf-8", "text/plain;charset=\"a;b\"", "a/b;", "a/", "/b", "a", "a/b/c", "a/b ;x=y", "a/b\n;", "a/b;\tx=y", "a/b\r\nX: y",
 		"text/ü", "application/json;" + strings.Repeat("x", 300), "", " a/b", "a/b;x", "a/b;x=1;x=2", "multipart/form-data; boundary=x",
 	} {
 		f.Add(seed)
