@@ -61,17 +61,50 @@ type claim struct {
 	low, high time.Time
 	// unseen says that a restart did not show whether it was written down at all.
 	unseen bool
+	// or are what it may be instead: those before it, if a restart did not show how far things had come.
+	or []*claim
+}
+
+// all are all that a lease may be, the latest first.
+func (c *claim) all() []*claim { return append([]*claim{c}, c.or...) }
+
+// end is when the time of a lease is over at the latest, whichever it is.
+func (c *claim) end() time.Time {
+	return slices.MaxFunc(c.all(), func(a, b *claim) int { return a.high.Compare(b.high) }).high
 }
 
 // verdict is whether the time of a lease is over.
 func (c *claim) verdict(now moment) verdict {
 	switch {
-	case c == nil || !c.high.After(now.at):
+	case c == nil || !c.end().After(now.at):
 		return gone
-	case c.low.After(now.latest):
+	case len(c.or) == 0 && c.low.After(now.latest):
 		return alive
 	}
 	return unsure
+}
+
+// unseenClaim is what a key is after a restart that did not show it, because its time is over: what it is in any
+// of the states that explain what was shown, of which the last one comes first, or nothing. The clock may go back
+// and show it yet.
+func unseenClaim(key string, states []*desk) *claim {
+	var may []*claim
+	for _, st := range states {
+		if c := st.claims[key]; c != nil {
+			for _, o := range c.all() {
+				if !slices.ContainsFunc(may, func(m *claim) bool { return m.op == o.op && m.low.Equal(o.low) && m.high.Equal(o.high) }) {
+					one := *o
+					one.unseen, one.or = true, nil
+					may = append(may, &one)
+				}
+			}
+		}
+	}
+	if len(may) == 0 {
+		return nil
+	}
+	may[0].or = may[1:]
+	return may[0]
 }
 
 // forgotten tells whether storage may know nothing of a lease whose time is over.

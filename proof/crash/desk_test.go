@@ -487,8 +487,8 @@ func (s *sim) settleClaims() {
 		s.check(itRuns, tries < 50, "which leases are over is never known")
 		var high time.Time
 		for _, c := range s.desk.latest().claims {
-			if c.verdict(s.now()) == unsure && c.high.After(high) {
-				high = c.high
+			if c.verdict(s.now()) == unsure && c.end().After(high) {
+				high = c.end()
 			}
 		}
 		if high.IsZero() {

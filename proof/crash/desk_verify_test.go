@@ -33,18 +33,18 @@ func (s *sim) verifyDesk() {
 	now := s.now()
 	found := s.deskSight()
 	h := s.desk
-	for n := len(h.staged); n >= 0; n-- {
-		st := h.base
-		if n > 0 {
-			st = h.staged[n-1].after
-		}
+	var explain []*desk // the latest first
+	var made []int      // how many operations that were not durable each of them includes
+	for n, st := range slices.Backward(h.states()) {
 		if st.explainSheets(found) == "" && st.explainSpots(found) == "" && st.explainClaims("", found.leases, h.given, now) == "" {
-			s.adoptDesk(n, st, found)
-			s.probeDesk()
-			return
+			explain, made = append(explain, st), append(made, n)
 		}
 	}
-	s.blameDesk(found, now)
+	if len(explain) == 0 {
+		s.blameDesk(found, now)
+	}
+	s.adoptDesk(explain, found, now, slices.Min(made), slices.Max(made))
+	s.probeDesk()
 }
 
 // deskSight looks at all that there is.
@@ -128,13 +128,7 @@ func (d *desk) explainClaims(prefix string, listed []runnel.Lease, given []*clai
 			return fmt.Sprintf("%s after %s among those from %q", l.Key, last, prefix)
 		}
 		last = l.Key
-		if c == nil || c.verdict(now) == gone {
-			return fmt.Sprintf("nobody is to have %s, and there is %+v", l.Key, *l)
-		}
-		if c.number == 0 && slices.ContainsFunc(given, func(o *claim) bool { return o.op < c.op && l.Number <= o.number }) {
-			return fmt.Sprintf("%s has been given again, and there is %+v", l.Key, *l)
-		}
-		if differs := c.differs(l, now); differs != "" {
+		if _, differs := c.shown(l, given, now); differs != "" {
 			return differs
 		}
 	}
@@ -147,31 +141,56 @@ func (d *desk) explainClaims(prefix string, listed []runnel.Lease, given []*clai
 	return ""
 }
 
-// adoptDesk goes on from what was found: the state after the first n operations that were not durable.
-func (s *sim) adoptDesk(n int, st *desk, found *deskSight) {
-	h := s.desk
+// shown returns which of those that it may be a lease is that was listed, or in what it is none of them.
+func (c *claim) shown(l *runnel.Lease, given []*claim, now moment) (*claim, string) {
+	if c.verdict(now) == gone {
+		return nil, fmt.Sprintf("nobody is to have %s, and there is %+v", l.Key, *l)
+	}
+	differs := ""
+	for _, o := range c.all() {
+		switch {
+		case o.number == 0 && slices.ContainsFunc(given, func(g *claim) bool { return g.op < o.op && l.Number <= g.number }):
+			differs += fmt.Sprintf("%s has been given again, and there is %+v", l.Key, *l)
+		case o.differs(l, now) != "":
+			differs += o.differs(l, now)
+		default:
+			return o, ""
+		}
+	}
+	return nil, differs
+}
+
+// adoptDesk goes on from what was found, with the first of the states that explain it, which are the latest first.
+// Of the operations that were not durable, the first least were made, and those after the first most were not.
+func (s *sim) adoptDesk(explain []*desk, found *deskSight, now moment, least, most int) {
+	h, st := s.desk, explain[0]
 	for i, op := range h.staged {
 		made, not := "made", "not to be made"
 		if op.flight.kind == "lease" {
 			made, not = "given", "not to be given"
 		}
-		if i < n {
+		switch {
+		case i < least:
 			s.cover.hit("an unknown " + op.flight.kind + " turned out to be " + made)
 			s.note("%d turned out to be written", op.flight.op)
-			if c := op.flight.want.over; c != nil && st.claims[c.key] == nil {
-				st = st.withClaim(c.key, c) // nothing shows whether its end was written down
-			}
-		} else {
+		case i < most:
+			s.cover.hit("an unknown " + op.flight.kind + " left nothing to see")
+			s.note("nothing shows whether %d was written", op.flight.op)
+		default:
 			s.cover.hit("an unknown " + op.flight.kind + " turned out " + not)
 			s.note("%d turned out not to be written", op.flight.op)
 		}
 	}
-	for key, c := range st.claims {
-		if !slices.ContainsFunc(found.leases, func(l runnel.Lease) bool { return l.Key == key }) {
-			unseen := *c
-			unseen.unseen = true
-			st = st.withClaim(key, &unseen)
+	for _, key := range claimKeys {
+		i := slices.IndexFunc(found.leases, func(l runnel.Lease) bool { return l.Key == key })
+		if i < 0 {
+			st = st.withClaim(key, unseenClaim(key, explain))
+			continue
 		}
+		is, _ := st.claims[key].shown(&found.leases[i], h.given, now)
+		seen := *is
+		seen.unseen, seen.or = false, nil
+		st = st.withClaim(key, &seen)
 	}
 	h.first += len(h.staged)
 	h.base, h.staged = st, nil
