@@ -67,13 +67,12 @@ func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Tra
 		return runnel.Committed{}, err
 	}
 	work := transaction{appends: make([]appending, len(tr.Writes)+len(tr.Items)), moves: make([]moving, len(tr.Cursors)), fences: tr.Fences}
-	written := make(map[string]bool, len(tr.Writes))
+	var written distinct[string]
 	for i := range tr.Writes {
 		w := &tr.Writes[i]
-		if written[w.Segment] {
+		if !written.add(w.Segment) {
 			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", w.Segment)}
 		}
-		written[w.Segment] = true
 		work.appends[i] = appending{name: w.Segment, o: &w.Options}
 		if err := work.appends[i].encode(e, w.Records); err != nil {
 			return runnel.Committed{}, err
@@ -82,25 +81,23 @@ func (e *Engine) Transact(ctx context.Context, space runnel.Space, tr runnel.Tra
 	items := work.appends[len(tr.Writes):]
 	for i := range tr.Items {
 		w := &tr.Items[i]
-		if written[w.Segment] {
+		if !written.add(w.Segment) {
 			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("names segment %q twice", w.Segment)}
 		}
-		written[w.Segment] = true
 		if err := e.itemWriting(&items[i], w); err != nil {
 			return runnel.Committed{}, err
 		}
 	}
-	moved := make(map[runnel.CursorName]bool, len(tr.Cursors))
+	var moved distinct[runnel.CursorName]
 	for i := range tr.Cursors {
 		m := &tr.Cursors[i]
 		name := runnel.CursorName{Space: space, Segment: m.Segment, Name: m.Name}
 		if err := checkCursor(name); err != nil {
 			return runnel.Committed{}, err
 		}
-		if moved[name] {
+		if !moved.add(name) {
 			return runnel.Committed{}, &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("moves cursor %s twice", name)}
 		}
-		moved[name] = true
 		work.moves[i] = moving{CursorMove: m, name: name}
 	}
 	for _, f := range tr.Fences {
@@ -633,7 +630,6 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 		a.result.Time = time.UnixMicro(t.micros).UTC()
 		if seg.staged.desc.Items {
 			t.foldItems(seg, a.entries, first)
-			a.written(t)
 		}
 	}
 	st := seg.staged

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -45,6 +47,8 @@ type itemEntry struct {
 	message.Change
 	expires int64 // microseconds since 1970; 0 for never
 	expired bool  // a deletion by the clock
+	// result is told the item that the entry makes; nil if nobody has asked for it.
+	result *runnel.ItemResult
 }
 
 // parseEntry reads the entry of an item segment.
@@ -167,15 +171,14 @@ type folding struct {
 	// nothing says that the writes change nothing.
 	nothing bool
 	results []runnel.ItemResult
-	made    []int // for each write, which entry makes its item; -1 for none
 }
+
+// ofItems is what a segment is made with by the first write to its items.
+var ofItems = runnel.CreateOptions{Items: true}
 
 // itemWriting checks what does not depend on the items, and prepares the writes as an append.
 func (e *Engine) itemWriting(a *appending, w *runnel.ItemWrites) error {
-	create := w.Create
-	if create == nil {
-		create = &runnel.CreateOptions{Items: true}
-	}
+	create := cmp.Or(w.Create, &ofItems)
 	if !create.Items {
 		return &runnel.InvalidError{What: "segment that is made by writes to items", Rule: "must be an item segment"}
 	}
@@ -191,17 +194,16 @@ func (e *Engine) itemWriting(a *appending, w *runnel.ItemWrites) error {
 	writes := *w
 	writes.Writes = append([]runnel.ItemWrite(nil), w.Writes...)
 	*a = appending{name: w.Segment, o: &runnel.AppendOptions{Create: create, Key: w.Key}, folding: folding{writes: &writes}}
-	seen := make(map[runnel.ItemKey]bool, len(writes.Writes))
+	var seen distinct[runnel.ItemKey]
 	for i := range writes.Writes {
 		one := &writes.Writes[i]
 		one.ItemKey = one.WithDefaults()
 		if err := message.CheckKey(one.ItemKey); err != nil {
 			return err
 		}
-		if seen[one.ItemKey] {
+		if !seen.add(one.ItemKey) {
 			return &runnel.InvalidError{What: "writes to items", Rule: fmt.Sprintf("name item %s twice", one.ItemKey)}
 		}
-		seen[one.ItemKey] = true
 		if one.TTL < 0 || one.TTL > 0 && one.KeepTTL {
 			return &runnel.InvalidError{What: "ttl of an item", Rule: "must not be negative, and not be given where it is kept"}
 		}
@@ -249,12 +251,14 @@ func (a *appending) loadItems(ctx context.Context, rows *heldRows) error {
 		return nil //nolint:nilerr // what is wrong with a message is told after what is wrong with the segment
 	}
 	if a.writes != nil {
+		before := len(rows.keys)
 		for i := range a.writes.Writes {
 			if err := rows.load(ctx, itemKey(a.id, a.writes.Writes[i].ItemKey)); err != nil {
 				return err
 			}
 		}
-		a.expectRoom()
+		// Items may become about what they are.
+		a.reserve = max(a.reserve, 512*len(a.writes.Writes)+3*rows.bytes(before))
 		return nil
 	}
 	for i := range a.entries {
@@ -263,21 +267,6 @@ func (a *appending) loadItems(ctx context.Context, rows *heldRows) error {
 		}
 	}
 	return nil
-}
-
-// expectRoom makes room for items to become about what they are.
-func (a *appending) expectRoom() {
-	sp := a.seg.sp
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	expected := 0
-	for i := range a.writes.Writes {
-		expected += 512
-		if r := sp.rows.known[string(itemKey(a.id, a.writes.Writes[i].ItemKey))]; r != nil {
-			expected += 3 * len(r.value)
-		}
-	}
-	a.reserve = max(a.reserve, expected)
 }
 
 func (x *itemEntry) item() runnel.ItemKey { return runnel.ItemKey{Type: x.Type, Key: x.Key} }
@@ -346,9 +335,9 @@ func (a *appending) stagedItem(t *tx, key runnel.ItemKey) (*record.Item, error) 
 // applyWrites turns writes to items into entries.
 func (a *appending) applyWrites(t *tx, st *state) error {
 	w := a.writes
-	a.entries, a.records = a.entries[:0], a.records[:0]
+	a.entries = slices.Grow(a.entries[:0], len(w.Writes))
+	a.records = slices.Grow(a.records[:0], len(w.Writes))
 	a.results = make([]runnel.ItemResult, len(w.Writes))
-	a.made = make([]int, len(w.Writes))
 	for i := range w.Writes {
 		if err := a.applyWrite(t, &w.Writes[i], i); err != nil {
 			return err
@@ -371,7 +360,6 @@ func (a *appending) applyWrites(t *tx, st *state) error {
 
 // applyWrite turns one write into entries: none, one, or two.
 func (a *appending) applyWrite(t *tx, w *runnel.ItemWrite, i int) error {
-	a.made[i] = -1
 	row, err := a.stagedItem(t, w.ItemKey)
 	if err != nil {
 		return err
@@ -419,7 +407,7 @@ func (a *appending) applyWrite(t *tx, w *runnel.ItemWrite, i int) error {
 		}
 		return nil
 	}
-	next := itemEntry{Change: message.Change{Operation: message.Insert, Value: message.Wrap(value)}}
+	next := itemEntry{Change: message.Change{Operation: message.Insert, Value: message.Wrap(value)}, result: &a.results[i]}
 	if err := t.sp.e.checkItemSize(len(next.Value)); err != nil {
 		return err
 	}
@@ -437,7 +425,6 @@ func (a *appending) applyWrite(t *tx, w *runnel.ItemWrite, i int) error {
 			next.Operation = message.Update
 		}
 	}
-	a.made[i] = len(a.entries)
 	a.add(t, &next, w.ItemKey)
 	return nil
 }
@@ -482,24 +469,16 @@ func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence)
 			t.put(itemDueKey(next.Expires, key), nil)
 			t.sp.e.cleaner.itemDue(t.sp.part, next.Expires)
 		}
-		t.setRow(key, next.Append(make([]byte, 0, record.ItemHeaderBytes+len(next.Row))))
+		value := next.Append(make([]byte, 0, record.ItemHeaderBytes+len(next.Row)))
+		t.setRow(key, value)
+		if x.result != nil {
+			next.Row = value[len(value)-len(next.Row):] // which is nobody else's
+			x.result.New = itemOf(x.item(), &next)
+		}
 	}
 	next := *st
 	next.lead, next.held = lead, held
 	t.set(seg, &next)
-}
-
-// written answers the writes, when they are staged.
-func (a *appending) written(t *tx) {
-	for i := range a.results {
-		at := a.made[i]
-		if at < 0 {
-			continue
-		}
-		key := a.entries[at].item()
-		x, _ := record.DecodeItem(t.row(itemKey(a.seg.staged.inc.id, key)).value) // it was written just now
-		a.results[i].New = itemOf(key, &x)
-	}
 }
 
 // repeated answers writes whose key was used, with the items that are still as they made them.

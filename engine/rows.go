@@ -70,17 +70,37 @@ type heldRows struct {
 
 // load brings a row into memory, where it stays until release.
 func (h *heldRows) load(ctx context.Context, key []byte) error {
-	h.sp.mu.Lock()
-	if h.sp.rows.held == nil {
-		h.sp.rows.held = make(map[string]int)
-	}
-	h.sp.rows.held[string(key)]++
-	h.sp.mu.Unlock()
 	h.keys = append(h.keys, string(key))
-	return h.sp.loadRow(ctx, key)
+	rows := &h.sp.rows
+	h.sp.mu.Lock()
+	if rows.held == nil {
+		rows.held = make(map[string]int)
+	}
+	rows.held[h.keys[len(h.keys)-1]]++
+	known, forgotten := rows.known[string(key)] != nil, rows.forgotten
+	h.sp.mu.Unlock()
+	if known {
+		return nil
+	}
+	return h.sp.readInto(ctx, key, forgotten)
+}
+
+// bytes is how much the values take of the rows that were loaded after the first so many.
+func (h *heldRows) bytes(after int) (size int) {
+	h.sp.mu.Lock()
+	defer h.sp.mu.Unlock()
+	for _, key := range h.keys[after:] {
+		if r := h.sp.rows.known[key]; r != nil {
+			size += len(r.value)
+		}
+	}
+	return size
 }
 
 func (h *heldRows) release() {
+	if len(h.keys) == 0 {
+		return
+	}
 	h.sp.mu.Lock()
 	defer h.sp.mu.Unlock()
 	held := h.sp.rows.held
@@ -99,6 +119,11 @@ func (sp *space) loadRow(ctx context.Context, key []byte) error {
 	if known {
 		return nil
 	}
+	return sp.readInto(ctx, key, forgotten)
+}
+
+// readInto reads a row that was not in memory when so many had left it.
+func (sp *space) readInto(ctx context.Context, key []byte, forgotten uint64) error {
 	value, err := sp.e.driver.Get(ctx, sp.part, key)
 	switch {
 	case errors.Is(err, storage.ErrKeyNotFound):

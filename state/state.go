@@ -20,6 +20,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,9 +54,16 @@ type Change struct {
 	Timestamp time.Time
 }
 
+// changeBytes is about what a message takes besides what the change says.
+const changeBytes = len(`{"type":"","key":"","value":,"old_value":,"headers":{"operation":"insert","txid":"","timestamp":""}}`) + len(stamp)
+
+// stamp is how times are written: what Date.prototype.toISOString returns.
+const stamp = "2006-01-02T15:04:05.000Z"
+
 // Append appends the message to dst. The type and the key must be as [Parse] demands, and the values JSON
 // objects.
 func (c *Change) Append(dst []byte) []byte {
+	dst = slices.Grow(dst, changeBytes+len(c.Type)+len(c.Key)+len(c.Value)+len(c.OldValue)+len(c.TxID))
 	dst = append(dst, `{"type":`...)
 	dst = appendText(dst, c.Type)
 	dst = append(dst, `,"key":`...)
@@ -77,7 +85,7 @@ func (c *Change) Append(dst []byte) []byte {
 	}
 	if !c.Timestamp.IsZero() {
 		dst = append(dst, `,"timestamp":"`...)
-		dst = c.Timestamp.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+		dst = c.Timestamp.UTC().AppendFormat(dst, stamp)
 		dst = append(dst, '"')
 	}
 	return append(dst, "}}"...)

@@ -15,8 +15,10 @@ const wrapper = "value"
 // Wrap returns the row that stands for a value in messages: the value itself if it is an object, unless its
 // only field is value. The result may share its bytes with value, which must be valid JSON.
 func Wrap(value []byte) []byte {
-	if kind(value) == '{' && !wrapped(value) {
-		return value
+	if kind(value) == '{' {
+		if _, ok := wrapped(value); !ok {
+			return value
+		}
 	}
 	row := make([]byte, 0, len(value)+len(`{"value":}`))
 	row = append(row, `{"value":`...)
@@ -27,24 +29,21 @@ func Wrap(value []byte) []byte {
 // Unwrap returns the value that a row stands for. It shares its bytes with row, which must be a valid JSON
 // object.
 func Unwrap(row []byte) []byte {
-	if !wrapped(row) {
-		return row
-	}
-	for _, raw := range fields(row) {
-		return raw
+	if value, ok := wrapped(row); ok {
+		return value
 	}
 	return row
 }
 
-// wrapped tells whether the only field of a row is value.
-func wrapped(row []byte) bool {
-	n := 0
-	for name := range fields(row) {
-		if n++; n > 1 || name != wrapper {
-			return false
-		}
+// wrapped returns what is in a row whose only field is value.
+func wrapped(row []byte) (value []byte, ok bool) {
+	o := open(row)
+	name, value, ok := o.next()
+	if !ok || !names(name, wrapper) {
+		return nil, false
 	}
-	return n == 1
+	_, _, more := o.next()
+	return value, !more
 }
 
 // CheckValue returns the text of a value without the white space around it, or an error that matches
@@ -58,15 +57,25 @@ func CheckValue(value []byte) ([]byte, error) {
 
 // Drops tells whether the row next lacks a field that the row old has.
 func Drops(old, next []byte) bool {
-	var kept map[string]struct{}
-	for name := range fields(old) {
-		if kept == nil {
-			kept = make(map[string]struct{})
-			for name := range fields(next) {
-				kept[name] = struct{}{}
-			}
+	// Most updates write the same fields in the same order.
+	was, now := open(old), open(next)
+	for {
+		at := was
+		name, _, ok := was.next()
+		if !ok {
+			return false
 		}
-		if _, ok := kept[name]; !ok {
+		if same, _, _ := now.next(); !bytes.Equal(name, same) {
+			was = at
+			break
+		}
+	}
+	kept := make(map[string]struct{})
+	for name := range fields(next) {
+		kept[name] = struct{}{}
+	}
+	for name, _, ok := was.next(); ok; name, _, ok = was.next() {
+		if _, ok := kept[fieldName(name)]; !ok {
 			return true
 		}
 	}
@@ -86,24 +95,54 @@ func kind(raw []byte) byte {
 // space around them.
 func fields(object []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
-		b := object
-		i := space(b, 0)
-		if i == len(b) || b[i] != '{' {
-			return
-		}
-		for i = space(b, i+1); i < len(b) && b[i] != '}'; {
-			end := text(b, i)
-			name := fieldName(b[i:end])
-			i = space(b, space(b, end)+1) // behind the colon
-			end = skip(b, i)
-			if !yield(name, b[i:end:end]) {
+		o := open(object)
+		for name, value, ok := o.next(); ok; name, value, ok = o.next() {
+			if !yield(fieldName(name), value) {
 				return
-			}
-			if i = space(b, end); i < len(b) && b[i] == ',' {
-				i = space(b, i+1)
 			}
 		}
 	}
+}
+
+// object is a JSON object that is being read, field by field.
+type object struct {
+	b []byte
+	i int // where the next field begins, or the end
+}
+
+// open begins to read a JSON value that is valid. One that is no object has no fields.
+func open(b []byte) object {
+	i := space(b, 0)
+	if i == len(b) || b[i] != '{' {
+		return object{}
+	}
+	return object{b, space(b, i+1)}
+}
+
+// next returns the name of the next field, as it is written, and its value; ok is false at the end.
+func (o *object) next() (name, value []byte, ok bool) {
+	b, i := o.b, o.i
+	if i >= len(b) || b[i] == '}' {
+		return nil, nil, false
+	}
+	end := text(b, i)
+	name = b[i:end]
+	i = space(b, space(b, end)+1) // behind the colon
+	end = skip(b, i)
+	value = b[i:end:end]
+	if i = space(b, end); i < len(b) && b[i] == ',' {
+		i = space(b, i+1)
+	}
+	o.i = i
+	return name, value, true
+}
+
+// names tells whether a name, as it is written, is a given one.
+func names(raw []byte, name string) bool {
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		return fieldName(raw) == name
+	}
+	return len(raw) == len(name)+2 && string(raw[1:len(raw)-1]) == name
 }
 
 // fieldName reads a name. One that has no UTF-8 stands for itself.
