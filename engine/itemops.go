@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"fmt"
+
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/items/ops"
 )
@@ -13,7 +15,7 @@ func (a *appending) operate(i int) error {
 	}
 	list, err := ops.Parse(w.Ops)
 	if err != nil {
-		return &runnel.InvalidError{What: "operations on item " + w.ItemKey.String(), Rule: "cannot be read: " + err.Error()}
+		return fmt.Errorf("%w: %w", &runnel.InvalidError{What: "operations on item " + w.ItemKey.String(), Rule: "cannot be read"}, err)
 	}
 	mode := ops.Whole
 	if w.Partial {
@@ -26,16 +28,14 @@ func (a *appending) operate(i int) error {
 			before = old.Value
 		}
 		after, errs := ops.Apply(before, list, mode)
-		failed := make([]runnel.FailedOperation, len(errs))
+		var failed []runnel.FailedOperation
 		for j := range errs {
-			failed[j] = runnel.FailedOperation{Index: errs[j].Index, Code: errs[j].Code, Message: errs[j].Message}
+			failed = append(failed, runnel.FailedOperation{Index: errs[j].Index, Code: errs[j].Code, Message: errs[j].Message})
 		}
 		if after == nil {
 			return nil, &runnel.OperationsError{Segment: a.seg.addr(), Item: key, Failed: failed}
 		}
-		if len(failed) > 0 {
-			a.results[i].Failed = failed
-		}
+		a.results[i].Failed = failed
 		return after, nil
 	}
 	return nil

@@ -43,15 +43,10 @@ func (e *Engine) tryItem(ctx context.Context, addr runnel.Segment, key runnel.It
 	if err := e.Err(); err != nil {
 		return runnel.Item{}, err // storage may show what it failed to keep
 	}
-	at := itemKey(st.inc.id, key)
-	value, err := e.driver.Get(ctx, seg.sp.part, at)
+	row, err := seg.sp.readItem(ctx, st, key)
 	if errors.Is(err, storage.ErrKeyNotFound) {
 		return runnel.Item{}, &runnel.ItemNotFoundError{Segment: addr, Item: key}
 	}
-	if err != nil {
-		return runnel.Item{}, storageError(err)
-	}
-	row, err := record.DecodeItem(value)
 	if err != nil {
 		return runnel.Item{}, err
 	}
@@ -74,6 +69,28 @@ func (e *Engine) tryItem(ctx context.Context, addr runnel.Segment, key runnel.It
 		return runnel.Item{}, errRetry
 	}
 	return *itemOf(key, &row), nil
+}
+
+// readItem reads the row of an item: from memory, where the latest one is if it was written not long ago, or
+// from storage, which may show one that is not durable.
+func (sp *space) readItem(ctx context.Context, st *state, key runnel.ItemKey) (record.Item, error) {
+	at := itemKey(st.inc.id, key)
+	var value []byte
+	sp.mu.Lock()
+	if r := sp.rows.known[string(at)]; r != nil {
+		value = r.value
+	}
+	sp.mu.Unlock()
+	if value != nil {
+		if row, err := record.DecodeItem(value); err != nil || row.Version <= st.tail {
+			return row, err
+		}
+	}
+	value, err := sp.e.driver.Get(ctx, sp.part, at)
+	if err != nil {
+		return record.Item{}, storageError(err)
+	}
+	return record.DecodeItem(value)
 }
 
 // openItems returns the durable state of an item segment for a reader.

@@ -3,6 +3,7 @@ package items_test
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/items/ops"
 )
 
 // fakeLog keeps items in memory the way that the engine does, for tests of what stands before it.
@@ -112,9 +114,9 @@ func (f *fakeLog) writeItems(space runnel.Space, all ...runnel.ItemWrites) ([]ru
 			r.Old = &old
 		}
 		value := one.Value
-		if one.Apply != nil {
+		if one.Ops != nil {
 			var err error
-			if value, err = one.Apply(r.Old); err != nil {
+			if value, err = operate(seg, &one, &r); err != nil {
 				return nil, err
 			}
 		}
@@ -159,6 +161,30 @@ func (f *fakeLog) writeItems(space runnel.Space, all ...runnel.ItemWrites) ([]ru
 	}
 	f.wake()
 	return []runnel.ItemsWritten{result}, nil
+}
+
+// operate returns what operations make of the item that is in r.
+func operate(seg runnel.Segment, w *runnel.ItemWrite, r *runnel.ItemResult) ([]byte, error) {
+	list, err := ops.Parse(w.Ops)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", runnel.ErrInvalid, err)
+	}
+	var before []byte
+	if r.Old != nil {
+		before = r.Old.Value
+	}
+	mode := ops.Whole
+	if w.Partial {
+		mode = ops.Partial
+	}
+	value, errs := ops.Apply(before, list, mode)
+	for _, e := range errs {
+		r.Failed = append(r.Failed, runnel.FailedOperation{Index: e.Index, Code: e.Code, Message: e.Message})
+	}
+	if value == nil {
+		return nil, &runnel.OperationsError{Segment: seg, Item: w.ItemKey, Failed: r.Failed}
+	}
+	return value, nil
 }
 
 func (f *fakeLog) group(seg runnel.Segment) (*fakeGroup, error) {

@@ -22,7 +22,15 @@ func parseCursor(text string) (id uint64, at runnel.Sequence, ok bool) {
 	return id, runnel.Sequence(n), found && err == nil && err2 == nil
 }
 
-func quote(s string) []byte { return encode(s) }
+// appendText appends a JSON text.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return append(b, encode(s)...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}
 
 // head begins a frame: all of the envelope but the event.
 func head(b []byte, stamp int64, stream, group string, item *string) []byte {
@@ -33,13 +41,13 @@ func head(b []byte, stamp int64, stream, group string, item *string) []byte {
 func envelope(b []byte, stamp int64, stream, group string, item *string) []byte {
 	b = append(b, `"timestamp":`...)
 	b = strconv.AppendInt(b, stamp, 10)
-	b = append(append(b, `,"streamName":`...), quote(stream)...)
-	b = append(append(b, `,"groupId":`...), quote(group)...)
+	b = appendText(append(b, `,"streamName":`...), stream)
+	b = appendText(append(b, `,"groupId":`...), group)
 	b = append(b, `,"id":`...)
 	if item == nil {
 		b = append(b, null...)
 	} else {
-		b = append(b, quote(*item)...)
+		b = appendText(b, *item)
 	}
 	return append(b, `,"event":`...)
 }
@@ -82,7 +90,7 @@ func (c *change) frame(op runnel.ItemOp, inject bool) []byte {
 	data := c.Value
 	if op == runnel.ItemDeleted {
 		if data = c.Old; data == nil {
-			data = append(append([]byte(`{"id":`), quote(c.Key)...), '}') // clients look for the id in what was deleted
+			data = append(appendText([]byte(`{"id":`), c.Key), '}') // clients look for the id in what was deleted
 		}
 	}
 	if inject {
@@ -106,7 +114,7 @@ func withID(value []byte, id string) []byte {
 	if ops.HasKey(value, "id") {
 		return value
 	}
-	b := append([]byte(`{"id":`), quote(id)...)
+	b := appendText([]byte(`{"id":`), id)
 	if len(value) > 2 {
 		b = append(b, ',')
 	}
@@ -118,7 +126,7 @@ func withID(value []byte, id string) []byte {
 func syncFrame(s *subscription, group string, view *runnel.ItemView, items *encodedItems, stamp int64, inject bool) (frame, body []byte) {
 	b := begin(512)
 	b = append(b, `{"type":"stream","subscriptionId":`...)
-	b = append(append(b, quote(s.ID)...), `,"cursor":"`...)
+	b = append(appendText(b, s.ID), `,"cursor":"`...)
 	b = append(append(b, cursor(view.ID, view.Tail)...), `",`...)
 	b = envelope(b, stamp, s.Stream, group, s.Item)
 	b = append(b, `{"type":"sync","data":`...)
@@ -142,7 +150,7 @@ func notice(s *Subscription, stamp int64, kind string, data any) []byte {
 	b := head(begin(256), stamp, s.Stream, s.Group, nil)
 	b = append(append(b, `{"type":"`...), kind...)
 	b = append(append(b, `","data":`...), encode(data)...)
-	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
+	b = appendText(append(b, `},"subscriptionId":`...), s.ID)
 	return seal(append(b, '}'))
 }
 
@@ -150,7 +158,7 @@ func notice(s *Subscription, stamp int64, kind string, data any) []byte {
 func unauthorized(s *Subscription, stamp int64, why string) []byte {
 	b := head(begin(256), stamp, s.Stream, s.Group, s.Item)
 	b = append(append(b, `{"type":"unauthorized","data":`...), encode(map[string]string{"message": why})...)
-	b = append(append(b, `},"subscriptionId":`...), quote(s.ID)...)
+	b = appendText(append(b, `},"subscriptionId":`...), s.ID)
 	return seal(append(b, '}'))
 }
 
@@ -163,7 +171,7 @@ type event struct {
 
 func (e *event) frame(group runnel.Segment, stamp int64) []byte {
 	b := head(begin(len(e.data)+256), stamp, group.Space, group.Name, e.item)
-	b = append(append(b, `{"type":"event","event":{"type":`...), quote(e.kind)...)
+	b = appendText(append(b, `{"type":"event","event":{"type":`...), e.kind)
 	b = append(append(b, `,"data":`...), e.data...)
 	return seal(append(b, "}}}"...))
 }

@@ -89,15 +89,6 @@ func (e *inputError) Error() string { return e.message }
 
 func (e *inputError) Is(target error) bool { return target == runnel.ErrInvalid }
 
-// opsError refuses a list of operations as a whole.
-type opsError struct{ failed []ops.Error }
-
-func (e *opsError) Error() string {
-	return fmt.Sprintf("%d of the operations failed, so none was applied: %s", len(e.failed), e.failed[0].Message)
-}
-
-func (e *opsError) Is(target error) bool { return target == runnel.ErrInvalid }
-
 func invalid(format string, args ...any) error {
 	return wire.Invalid(wire.CodeInvalidRequest, fmt.Sprintf(format, args...))
 }
@@ -124,7 +115,7 @@ func (h *Handler) call(w http.ResponseWriter, r *http.Request, store runnel.Stor
 		if key := r.Header.Get("Idempotency-Key"); key != "" {
 			in.Key = key
 		}
-		if tx := r.Header.Get("Item-TxID"); tx != "" {
+		if tx := r.Header.Get(headerTxID); tx != "" {
 			in.TxID = tx
 		}
 		result, err = f.run(h, r.Context(), store, in)
@@ -142,8 +133,8 @@ func (h *Handler) call(w http.ResponseWriter, r *http.Request, store runnel.Stor
 }
 
 func (h *Handler) failCall(w http.ResponseWriter, r *http.Request, f function, err error) {
-	if wrong, ok := errors.AsType[*inputError](err); ok {
-		answer(w, r, http.StatusBadRequest, encode(functionError{Code: codeDeserialization, Message: wrong.message}))
+	if wrong := deserialization(err); wrong != nil {
+		answer(w, r, http.StatusBadRequest, encode(functionError{Code: codeDeserialization, Message: wrong.Error()}))
 		return
 	}
 	failure := h.failure(r.Context(), err)
@@ -151,11 +142,22 @@ func (h *Handler) failCall(w http.ResponseWriter, r *http.Request, f function, e
 		w.Header()[failure.Headers[i]] = []string{failure.Headers[i+1]}
 	}
 	out := functionError{Code: f.code, Message: failure.Detail.Message, Detail: &failure.Detail}
-	if refused, ok := errors.AsType[*opsError](err); ok {
-		failure.Status = http.StatusUnprocessableEntity
-		out.Message, out.Errors = refused.Error(), refused.failed
+	if refused, ok := errors.AsType[*runnel.OperationsError](err); ok {
+		failure.Status, out.Errors = http.StatusUnprocessableEntity, failures(refused.Failed)
 	}
 	answer(w, r, failure.Status, encode(out))
+}
+
+// deserialization returns what is wrong with the form of an input, or of the operations in it, nil if it is
+// something else that failed.
+func deserialization(err error) error {
+	if wrong, ok := errors.AsType[*inputError](err); ok {
+		return wrong
+	}
+	if wrong, ok := errors.AsType[*ops.ParseError](err); ok {
+		return wrong
+	}
+	return nil
 }
 
 func parseInput(body []byte) (*input, error) {
@@ -269,17 +271,15 @@ func valueOf(it *runnel.Item) []byte {
 var null = []byte("null")
 
 // changed is the result of a function that changes an item.
-func changed(written runnel.ItemsWritten, failed []ops.Error, withNew bool) []byte {
-	result := written.Results[0]
+func changed(written *runnel.ItemsWritten, withNew bool) []byte {
+	result := &written.Results[0]
 	old, next := valueOf(result.Old), valueOf(result.New)
 	b := make([]byte, 0, len(old)+len(next)+96)
 	b = append(append(b, `{"old_value":`...), old...)
 	if withNew {
 		b = append(append(b, `,"new_value":`...), next...)
 	}
-	if len(failed) > 0 {
-		b = append(append(b, `,"errors":`...), encode(failed)...)
-	}
+	b = appendFailed(b, result.Failed)
 	if result.New != nil {
 		b = append(b, `,"version":`...)
 		b = strconv.AppendUint(b, uint64(result.New.Version), 10)
@@ -304,7 +304,7 @@ func (h *Handler) callSet(ctx context.Context, store runnel.Store, in *input) ([
 	if err != nil {
 		return nil, err
 	}
-	return changed(written, nil, true), nil
+	return changed(&written, true), nil
 }
 
 func (h *Handler) callGet(ctx context.Context, store runnel.Store, in *input) ([]byte, error) {
@@ -335,7 +335,7 @@ func (h *Handler) callDelete(ctx context.Context, store runnel.Store, in *input)
 	if err != nil {
 		return nil, err
 	}
-	return changed(written, nil, false), nil
+	return changed(&written, false), nil
 }
 
 // deleteItem deletes an item, and does not make a group to find that it is not there.
@@ -361,42 +361,12 @@ func (h *Handler) callUpdate(ctx context.Context, store runnel.Store, in *input)
 	if err != nil {
 		return nil, err
 	}
-	failed, err := applyOps(&w, seg, in.Ops, in.Atomic, in.TTL == nil)
-	if err != nil {
-		return nil, err
-	}
+	w.Ops, w.Partial, w.KeepTTL = in.Ops, !in.Atomic, in.TTL == nil
 	written, err := h.writeOne(ctx, seg, &in.conditions, in.raw, w)
 	if err != nil {
 		return nil, err
 	}
-	return changed(written, *failed, true), nil
-}
-
-// applyOps makes a write apply operations. What it returns has those that failed, once the write is done.
-func applyOps(w *runnel.ItemWrite, seg runnel.Segment, list []byte, whole, keepTTL bool) (*[]ops.Error, error) {
-	parsed, err := ops.Parse(list)
-	if err != nil {
-		return nil, &inputError{err.Error()}
-	}
-	mode := ops.Partial
-	if whole {
-		mode = ops.Whole
-	}
-	failed := new([]ops.Error)
-	w.KeepTTL = keepTTL
-	w.Apply = func(old *runnel.Item) ([]byte, error) {
-		var before []byte
-		if old != nil {
-			before = old.Value
-		}
-		after, errs := ops.Apply(before, parsed, mode)
-		*failed = errs
-		if after == nil {
-			return nil, &opsError{errs}
-		}
-		return after, nil
-	}
-	return failed, nil
+	return changed(&written, true), nil
 }
 
 func (h *Handler) callSend(ctx context.Context, store runnel.Store, in *input) ([]byte, error) {

@@ -176,11 +176,15 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, &runnel.TooLargeError{What: "request body", Limit: limit, Got: r.ContentLength}
 	}
-	var b bytes.Buffer
-	if r.ContentLength > 0 {
-		b.Grow(int(r.ContentLength) + bytes.MinRead)
+	var body []byte
+	var err error
+	if r.ContentLength >= 0 {
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, body)
+	} else {
+		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, limit)); err != nil {
+	if err != nil {
 		if over, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, &runnel.TooLargeError{What: "request body", Limit: over.Limit}
 		}
@@ -190,7 +194,7 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 			Cause:  err,
 		}
 	}
-	return b.Bytes(), nil
+	return body, nil
 }
 
 // fail answers an error.
@@ -199,12 +203,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	for i := 0; i+1 < len(f.Headers); i += 2 {
 		w.Header()[f.Headers[i]] = []string{f.Headers[i+1]}
 	}
-	if refused, ok := errors.AsType[*opsError](err); ok {
-		f.Detail.Message = refused.Error()
+	if refused, ok := errors.AsType[*runnel.OperationsError](err); ok {
 		answer(w, r, http.StatusUnprocessableEntity, encode(struct {
 			Error  wire.Detail `json:"error"`
 			Errors []ops.Error `json:"errors"`
-		}{f.Detail, refused.failed}))
+		}{f.Detail, failures(refused.Failed)}))
 		return
 	}
 	answer(w, r, f.Status, encode(f.NewBody()))

@@ -140,29 +140,6 @@ func (h *Handler) resourceGroup(w http.ResponseWriter, r *http.Request, seg runn
 	return notAllowed(w, "GET, HEAD, POST, DELETE")
 }
 
-// itemBody is an item in a listing or an answer.
-type itemBody struct {
-	ID      string           `json:"id"`
-	Value   json.RawMessage  `json:"value,omitempty"`
-	Version *runnel.Sequence `json:"version,omitempty"`
-	Created *time.Time       `json:"created,omitempty"`
-	Updated *time.Time       `json:"updated,omitempty"`
-	Expires *time.Time       `json:"expires,omitempty"`
-	// The rest is only in answers to writes.
-	OldValue  json.RawMessage `json:"old_value,omitempty"`
-	Deleted   bool            `json:"deleted,omitempty"`
-	Errors    []ops.Error     `json:"errors,omitempty"`
-	Duplicate bool            `json:"duplicate,omitempty"`
-}
-
-func bodyOf(it *runnel.Item) itemBody {
-	b := itemBody{ID: it.Key, Value: it.Value, Version: &it.Version, Created: &it.Created, Updated: &it.Updated}
-	if !it.Expires.IsZero() {
-		b.Expires = &it.Expires
-	}
-	return b
-}
-
 func (h *Handler) listItems(w http.ResponseWriter, r *http.Request, seg runnel.Segment) error {
 	p, err := h.page(r)
 	if err != nil {
@@ -172,20 +149,21 @@ func (h *Handler) listItems(w http.ResponseWriter, r *http.Request, seg runnel.S
 	if err != nil {
 		return err
 	}
-	list := struct {
-		Items []itemBody `json:"items"`
-		Next  *string    `json:"next"`
-		// Version is the sequence that the items are at, and Cursor what a subscription may join since.
-		Version runnel.Sequence `json:"version"`
-		Cursor  string          `json:"cursor"`
-	}{Items: make([]itemBody, len(view.Items)), Version: view.Tail, Cursor: cursor(view.ID, view.Tail)}
+	size := bodyBytes
 	for i := range view.Items {
-		list.Items[i] = bodyOf(&view.Items[i])
+		size += len(view.Items[i].Key) + len(view.Items[i].Value) + bodyBytes
 	}
+	b := appendItems(append(make([]byte, 0, size), `{"items":`...), view.Items)
+	b = append(b, `,"next":`...)
 	if view.More {
-		list.Next = &view.Next
+		b = appendText(b, view.Next)
+	} else {
+		b = append(b, null...)
 	}
-	answer(w, r, http.StatusOK, encode(list))
+	// The version is the sequence that the items are at, and the cursor what a subscription may join since.
+	b = strconv.AppendUint(append(b, `,"version":`...), uint64(view.Tail), 10)
+	b = append(append(b, `,"cursor":"`...), cursor(view.ID, view.Tail)...)
+	answer(w, r, http.StatusOK, append(b, `"}`...))
 	return nil
 }
 
@@ -226,10 +204,16 @@ func describe(w http.ResponseWriter, it *runnel.Item) {
 	}
 }
 
+// Headers of writes, in the form in which they are kept.
+const (
+	headerTTL  = "Item-Ttl"
+	headerTxID = "Item-Txid"
+)
+
 // conditionsOf reads the headers of a write to an item.
 func conditionsOf(r *http.Request, item string) (conditions, runnel.ItemWrite, error) {
 	header := r.Header
-	c := conditions{Key: header.Get("Idempotency-Key"), TxID: header.Get("Item-TxID")}
+	c := conditions{Key: header.Get("Idempotency-Key"), TxID: header.Get(headerTxID)}
 	w := runnel.ItemWrite{ItemKey: runnel.ItemKey{Key: item}}
 	switch match, none := header.Get("If-Match"), header.Get("If-None-Match"); {
 	case match != "" && none != "":
@@ -248,7 +232,7 @@ func conditionsOf(r *http.Request, item string) (conditions, runnel.ItemWrite, e
 		version := runnel.Sequence(n)
 		w.IfVersion = &version
 	}
-	if text := header.Get("Item-TTL"); text != "" {
+	if text := header.Get(headerTTL); text != "" {
 		seconds, err := strconv.ParseFloat(text, 64)
 		if err != nil {
 			return c, w, invalid("Item-TTL must be a number of seconds, got %.40q", text)
@@ -260,8 +244,11 @@ func conditionsOf(r *http.Request, item string) (conditions, runnel.ItemWrite, e
 	return c, w, nil
 }
 
-// sumOf is what an idempotency key stands for.
-func sumOf(r *http.Request, item string, body []byte) []byte {
+// sumOf is what an idempotency key stands for, nil if there is no key.
+func sumOf(r *http.Request, key, item string, body []byte) []byte {
+	if key == "" {
+		return nil
+	}
 	return fmt.Appendf(nil, "%s %q %s", r.Method, item, body)
 }
 
@@ -278,11 +265,11 @@ func (h *Handler) putItem(w http.ResponseWriter, r *http.Request, seg runnel.Seg
 		return err
 	}
 	write.Value = ops.Compact(body)
-	written, err := h.writeOne(r.Context(), seg, &c, sumOf(r, item, body), write)
+	written, err := h.writeOne(r.Context(), seg, &c, sumOf(r, c.Key, item, body), write)
 	if err != nil {
 		return err
 	}
-	return answerWrite(w, r, item, written, nil)
+	return answerWrite(w, r, item, &written)
 }
 
 func (h *Handler) patchItem(w http.ResponseWriter, r *http.Request, seg runnel.Segment, item string) error {
@@ -294,31 +281,19 @@ func (h *Handler) patchItem(w http.ResponseWriter, r *http.Request, seg runnel.S
 	if err != nil {
 		return err
 	}
-	whole := true
 	switch mode := r.URL.Query().Get("mode"); mode {
 	case "", "whole":
 	case "partial":
-		whole = false
+		write.Partial = true
 	default:
 		return invalid("mode must be whole or partial, got %.40q", mode)
 	}
-	failed, err := applyOps(&write, seg, body, whole, write.TTL == 0)
+	write.Ops, write.KeepTTL = body, write.TTL == 0
+	written, err := h.writeOne(r.Context(), seg, &c, sumOf(r, c.Key, item, body), write)
 	if err != nil {
-		return invalidOps(err)
+		return err
 	}
-	written, err := h.writeOne(r.Context(), seg, &c, sumOf(r, item, body), write)
-	if err != nil {
-		return invalidOps(err)
-	}
-	return answerWrite(w, r, item, written, *failed)
-}
-
-// invalidOps says what is wrong with operations in the form of resources.
-func invalidOps(err error) error {
-	if wrong, ok := errors.AsType[*inputError](err); ok {
-		return wire.Invalid(wire.CodeInvalidRequest, wrong.message)
-	}
-	return err
+	return answerWrite(w, r, item, &written)
 }
 
 func (h *Handler) removeItem(w http.ResponseWriter, r *http.Request, seg runnel.Segment, item string) error {
@@ -326,40 +301,33 @@ func (h *Handler) removeItem(w http.ResponseWriter, r *http.Request, seg runnel.
 	if err != nil {
 		return err
 	}
-	written, err := h.deleteItem(r.Context(), seg, &c, sumOf(r, item, nil), write)
+	written, err := h.deleteItem(r.Context(), seg, &c, sumOf(r, c.Key, item, nil), write)
 	if err != nil {
 		return err
 	}
 	if written.Results[0].Old == nil && !written.Duplicate {
 		return &runnel.ItemNotFoundError{Segment: seg, Item: write.ItemKey}
 	}
-	return answerWrite(w, r, item, written, nil)
+	return answerWrite(w, r, item, &written)
 }
 
 // answerWrite tells what became of one item.
-func answerWrite(w http.ResponseWriter, r *http.Request, item string, written runnel.ItemsWritten, failed []ops.Error) error {
+func answerWrite(w http.ResponseWriter, r *http.Request, item string, written *runnel.ItemsWritten) error {
 	status := http.StatusOK
-	result := written.Results[0]
+	result := &written.Results[0]
+	size := bodyBytes
+	if result.Old != nil {
+		size += len(result.Old.Value)
+	}
 	if result.New != nil {
+		size += len(result.New.Value)
 		describe(w, result.New)
 		if result.Old == nil && !written.Duplicate {
 			status = http.StatusCreated
 		}
 	}
-	answer(w, r, status, encode(resultBody(item, result, written.Duplicate, failed)))
+	answer(w, r, status, appendResult(make([]byte, 0, size), item, result, written.Duplicate))
 	return nil
-}
-
-func resultBody(item string, result runnel.ItemResult, duplicate bool, failed []ops.Error) itemBody {
-	b := itemBody{ID: item, Deleted: result.New == nil && !duplicate}
-	if result.New != nil {
-		b = bodyOf(result.New)
-	}
-	if result.Old != nil {
-		b.OldValue = result.Old.Value
-	}
-	b.Duplicate, b.Errors = duplicate, failed
-	return b
 }
 
 // writeItems answers POST to a group: writes to several items, all of them or none.
@@ -368,32 +336,38 @@ func (h *Handler) writeItems(w http.ResponseWriter, r *http.Request, seg runnel.
 	if err != nil {
 		return err
 	}
-	writes, failed, key, err := h.parseWrites(r, seg, body)
+	writes, err := h.parseWrites(r, seg, body)
 	if err != nil {
-		return invalidOps(err)
+		return invalidInput(err)
 	}
-	written, err := h.write(r.Context(), seg, writes, key, sumOf(r, "", body))
+	key := r.Header.Get("Idempotency-Key")
+	written, err := h.write(r.Context(), seg, writes, key, sumOf(r, key, "", body))
 	if err != nil {
-		return invalidOps(err)
+		return err
 	}
-	results := make([]itemBody, len(written.Results))
-	for i, result := range written.Results {
-		var errs []ops.Error
-		if failed[i] != nil {
-			errs = *failed[i]
+	b := []byte(`{"items":[`)
+	for i := range written.Results {
+		if i > 0 {
+			b = append(b, ',')
 		}
-		results[i] = resultBody(writes.Writes[i].Key, result, written.Duplicate, errs)
+		b = appendResult(b, writes.Writes[i].Key, &written.Results[i], written.Duplicate)
 	}
-	answer(w, r, http.StatusOK, encode(struct {
-		Items   []itemBody      `json:"items"`
-		Version runnel.Sequence `json:"version"`
-	}{results, written.Tail}))
+	b = strconv.AppendUint(append(b, `],"version":`...), uint64(written.Tail), 10)
+	answer(w, r, http.StatusOK, append(b, '}'))
 	return nil
 }
 
-func (h *Handler) parseWrites(r *http.Request, seg runnel.Segment, body []byte) (all runnel.ItemWrites, failed []*[]ops.Error, key string, err error) {
+// invalidInput says what is wrong with an input in the form of resources.
+func invalidInput(err error) error {
+	if wrong, ok := errors.AsType[*inputError](err); ok {
+		return wire.Invalid(wire.CodeInvalidRequest, wrong.message)
+	}
+	return err
+}
+
+func (h *Handler) parseWrites(r *http.Request, seg runnel.Segment, body []byte) (all runnel.ItemWrites, err error) {
 	if err := ops.Check(body); err != nil {
-		return all, nil, "", wire.Invalid(wire.CodeInvalidJSON, "the body "+err.Error())
+		return all, wire.Invalid(wire.CodeInvalidJSON, "the body "+err.Error())
 	}
 	var in struct {
 		TxID   string `json:"txid"`
@@ -407,16 +381,15 @@ func (h *Handler) parseWrites(r *http.Request, seg runnel.Segment, body []byte) 
 		} `json:"writes"`
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
-		return all, nil, "", invalid("the body must be {\"writes\": [{\"id\": …, \"value\": … or \"ops\": … or \"delete\": true}, …]}: %v", err)
+		return all, invalid("the body must be {\"writes\": [{\"id\": …, \"value\": … or \"ops\": … or \"delete\": true}, …]}: %v", err)
 	}
 	if n := len(in.Writes); n == 0 || n > h.cfg.MaxWrites {
-		return all, nil, "", invalid("there are %d writes; a request may have between 1 and %d", n, h.cfg.MaxWrites)
+		return all, invalid("there are %d writes; a request may have between 1 and %d", n, h.cfg.MaxWrites)
 	}
 	all = runnel.ItemWrites{Segment: seg.Name, TxID: in.TxID}
-	if tx := r.Header.Get("Item-TxID"); tx != "" {
+	if tx := r.Header.Get(headerTxID); tx != "" {
 		all.TxID = tx
 	}
-	failed = make([]*[]ops.Error, len(in.Writes))
 	for i := range in.Writes {
 		one := &in.Writes[i]
 		kinds := 0
@@ -426,21 +399,19 @@ func (h *Handler) parseWrites(r *http.Request, seg runnel.Segment, body []byte) 
 			}
 		}
 		if one.ID == nil || kinds != 1 {
-			return all, nil, "", invalid("writes[%d] must have an id and one of value, ops and delete", i)
+			return all, invalid("writes[%d] must have an id and one of value, ops and delete", i)
 		}
 		w, err := one.write(*one.ID)
 		if err != nil {
-			return all, nil, "", err
+			return all, err
 		}
 		switch {
 		case one.Value != nil:
 			w.Value = ops.Compact(one.Value)
 		case one.Ops != nil:
-			if failed[i], err = applyOps(&w, seg, one.Ops, one.Atomic == nil || *one.Atomic, one.TTL == nil); err != nil {
-				return all, nil, "", invalid("writes[%d]: %v", i, err)
-			}
+			w.Ops, w.Partial, w.KeepTTL = one.Ops, one.Atomic != nil && !*one.Atomic, one.TTL == nil
 		}
 		all.Writes = append(all.Writes, w)
 	}
-	return all, failed, r.Header.Get("Idempotency-Key"), nil
+	return all, nil
 }

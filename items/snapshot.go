@@ -51,7 +51,7 @@ func encodeItems(view *runnel.ItemView, inject bool) *encodedItems {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, quote(view.Items[i].Key)...)
+		b = appendText(b, view.Items[i].Key)
 	}
 	e.body = append(b, `]}`...)
 	return e

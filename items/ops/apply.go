@@ -17,8 +17,8 @@ const (
 	typeMismatch   = "type_mismatch"
 )
 
-// docURL is where the codes are described.
-const docURL = "https://github.com/runnelhq/runnel/blob/main/docs/items.md#errors-of-operations"
+// DocURL is where the codes are described.
+const DocURL = "https://github.com/runnelhq/runnel/blob/main/docs/items.md#errors-of-operations"
 
 // Error says why an operation changed nothing.
 type Error struct {
@@ -58,7 +58,7 @@ func Apply(before []byte, list []Op, mode Mode) (after []byte, failed []Error) {
 			f = a.apply(op)
 		}
 		if f != nil {
-			failed = append(failed, Error{Index: i, Code: string(op.Kind) + "." + f.code, Message: f.message, DocURL: docURL})
+			failed = append(failed, Error{Index: i, Code: string(op.Kind) + "." + f.code, Message: f.message, DocURL: DocURL})
 			continue
 		}
 		a.missing = false

@@ -265,6 +265,19 @@ func depth(raw []byte) int {
 	return deepest
 }
 
+// loose tells whether there is white space between the tokens of a value.
+func loose(raw []byte) bool {
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '"':
+			i = skipString(raw, i) - 1
+		case ' ', '\n', '\t', '\r':
+			return true
+		}
+	}
+	return false
+}
+
 // reserved tells whether a key may reach into the prototype of a JavaScript object.
 func reserved(key string) bool {
 	return key == "__proto__" || key == "constructor" || key == "prototype"

@@ -171,8 +171,13 @@ func Check(b []byte) error {
 	return nil
 }
 
-// Compact returns a JSON value without the white space between its tokens.
-func Compact(value []byte) []byte { return compact(value) }
+// Compact returns a JSON value without the white space between its tokens: the value itself if there is none.
+func Compact(value []byte) []byte {
+	if !loose(value) {
+		return value
+	}
+	return compact(value)
+}
 
 func compact(value []byte) []byte {
 	var b bytes.Buffer
