@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -226,6 +227,14 @@ func TestChangesOfADeletedGroupAreNotStampedAfterTheNext(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			read := make(chan struct{}) // until then what the old group has on storage stays
+			cleaning := func(c faulty.Call) bool {
+				return c.Op == faulty.Scan && !c.Range.Reverse && c.Range.Limit > 1 && len(c.Range.From) >= 9 && binary.BigEndian.Uint64(c.Range.From[1:]) == old.ID
+			}
+			other.driver.SetRules(faulty.Rule{When: cleaning, Then: faulty.Wait(func(context.Context) error {
+				<-read
+				return nil
+			}, letThrough)})
 			looks := 0
 			nth := func(c faulty.Call) bool {
 				if c.Op != faulty.Guard {
@@ -254,6 +263,7 @@ func TestChangesOfADeletedGroupAreNotStampedAfterTheNext(t *testing.T) {
 				}
 			}
 			w.driver.SetRules()
+			close(read)
 			for b, err := range other.TailSpaceItems(ctx, at("s/g").In(), "", 0) {
 				if err != nil || b.Deleted {
 					gone = b.Stamp

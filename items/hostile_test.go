@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,6 +229,39 @@ func TestAnEventReachesOneSubscriptionInItsOrder(t *testing.T) {
 	for i := range 20 {
 		c.want(fmt.Sprintf("update m %d", i), fmt.Sprintf(`event - {"type":"t","data":%d}`, i))
 	}
+}
+
+// busySpace answers how far a space has come when the test lets it.
+type busySpace struct {
+	*fakeLog
+	busy atomic.Pointer[chan struct{}]
+}
+
+func (b *busySpace) StatSpace(ctx context.Context, space runnel.Space) (runnel.SpaceInfo, error) {
+	if busy := b.busy.Load(); busy != nil {
+		select {
+		case <-*busy:
+		case <-ctx.Done():
+		}
+	}
+	return b.fakeLog.StatSpace(ctx, space)
+}
+
+// An event to a group of which nothing has been told yet has to find out whether it may be told; what is changed
+// meanwhile comes after it.
+func TestAChangeDoesNotOvertakeAnEvent(t *testing.T) {
+	log := &busySpace{fakeLog: newFake()}
+	s := serveHandler(t, items.New(log, items.Config{}))
+	s.log = log.fakeLog
+	s.set("m", `"before anybody was subscribed"`)
+	c := s.dial("/stream/chat/room")
+	c.want(`sync - ["before anybody was subscribed"]`)
+	busy := make(chan struct{})
+	log.busy.Store(&busy)
+	defer close(busy)
+	s.call("send", `{"stream_name":"chat","group_id":"room","type":"t","data":1}`)
+	s.set("m", `2`)
+	c.want(`event - {"type":"t","data":1}`, `update m 2`)
 }
 
 // readHook lets a test do something while items are read.

@@ -479,6 +479,20 @@ var bugs = []bug{
 		says: seen(`the frame is event - \{"type":"t","data":1\}\s+want\s+update m 1`),
 	},
 	{
+		kind: wrong, name: "change-overtakes-an-event",
+		symptom: "A change to items could be told before an event that was sent before it.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./items", test: "^TestAChangeDoesNotOvertakeAnEvent$",
+		says: seen(`the frame is update m 2\s+want\s+event - `),
+	},
+	{
+		kind: wrong, name: "stamps-over-a-deletion",
+		symptom: "Changes of a deleted group could be stamped after those of the group that was made in its place, where processes share storage.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestChangesOfADeletedGroupAreNotStampedAfterTheNext$",
+		says: seen(`a change that came before the deletion is stamped \d+, and that \d+`),
+	},
+	{
 		kind: wrong, name: "token-of-the-year-one",
 		symptom: "A token whose end in the file of tokens was a year that cannot be written, such as 0, made the next file unreadable, and one that ended as the year 1 began never ended.",
 		found:   "fuzzing (`FuzzParseTokens`)",
