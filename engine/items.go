@@ -251,7 +251,7 @@ func (a *appending) loadItems(ctx context.Context, rows *heldRows) error {
 		return nil //nolint:nilerr // what is wrong with a message is told after what is wrong with the segment
 	}
 	if a.writes != nil {
-		before := len(rows.keys)
+		before := len(rows.rows)
 		for i := range a.writes.Writes {
 			if err := rows.load(ctx, itemKey(a.id, a.writes.Writes[i].ItemKey)); err != nil {
 				return err
@@ -443,7 +443,8 @@ func (a *appending) add(t *tx, x *itemEntry, key runnel.ItemKey) {
 	a.records = append(a.records, rec)
 }
 
-// foldItems stages the rows that entries make, which have been staged from first on.
+// foldItems stages the rows that entries make, which have just been appended from first on, so that nobody else
+// has the state that they have left.
 func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence) {
 	st := seg.staged
 	id := st.inc.id
@@ -476,9 +477,7 @@ func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence)
 			x.result.New = itemOf(x.item(), &next)
 		}
 	}
-	next := *st
-	next.lead, next.held = lead, held
-	t.set(seg, &next)
+	st.lead, st.held = lead, held
 }
 
 // repeated answers writes whose key was used, with the items that are still as they made them.

@@ -10,20 +10,20 @@ import (
 // Cursors, leases and idempotency keys are rows that are looked at and replaced under the lock of their
 // space. What is staged of them is in memory; before a write looks at one it is brought there.
 
-// rows holds such rows by their keys in storage. sp.mu guards it.
+// rows holds such rows by their keys in storage. sp.mu guards it, and what is in it.
 type rows struct {
 	known     map[string]*row
-	forgotten uint64         // how many have left memory
-	held      map[string]int // how many operations need a row to stay in memory
-	most      int            // how many there may be before some are forgotten; 0 is maxRows
-	bytes     int            // of their values
-	mostBytes int            // as most
+	forgotten uint64 // how many have left memory
+	most      int    // how many there may be before some are forgotten; 0 is maxRows
+	bytes     int    // of their values
+	mostBytes int    // as most
 }
 
 // row is one of them, as staged.
 type row struct {
 	value []byte // nil: there is none
 	batch *batch // the one that carries it, nil if it was loaded
+	held  int    // how many operations need it to stay in memory
 }
 
 // maxRows is how many of them are kept in memory, and maxRowBytes how much their values may take.
@@ -33,27 +33,29 @@ const (
 )
 
 // note keeps a row in memory.
-func (r *rows) note(key string, to *row) {
+func (r *rows) note(key, value []byte, b *batch) *row {
 	if r.known == nil {
 		r.known = make(map[string]*row)
 	}
-	was := r.known[key]
-	if len(r.known) >= max(r.most, maxRows) && was == nil || r.bytes+len(to.value) > max(r.mostBytes, maxRowBytes) {
+	x := r.known[string(key)]
+	if len(r.known) >= max(r.most, maxRows) && x == nil || r.bytes+len(value) > max(r.mostBytes, maxRowBytes) {
 		for key, row := range r.known {
-			if r.held[key] == 0 && (row.batch == nil || row.batch.finished()) {
+			if row.held == 0 && (row.batch == nil || row.batch.finished()) {
 				delete(r.known, key)
 				r.bytes -= len(row.value)
 				r.forgotten++
 			}
 		}
 		r.most, r.mostBytes = 2*len(r.known), 2*r.bytes // so that looking for some is little work for each row
-		was = r.known[key]
+		x = r.known[string(key)]
 	}
-	if was != nil {
-		r.bytes -= len(was.value)
+	if x == nil {
+		x = &row{}
+		r.known[string(key)] = x
 	}
-	r.bytes += len(to.value)
-	r.known[key] = to
+	r.bytes += len(value) - len(x.value)
+	x.value, x.batch = value, b
+	return x
 }
 
 // forget drops all that is in memory.
@@ -65,84 +67,76 @@ func (r *rows) forget() {
 // heldRows are rows that an operation needs together.
 type heldRows struct {
 	sp   *space
-	keys []string
+	rows []*row
 }
 
 // load brings a row into memory, where it stays until release.
 func (h *heldRows) load(ctx context.Context, key []byte) error {
-	h.keys = append(h.keys, string(key))
-	rows := &h.sp.rows
-	h.sp.mu.Lock()
-	if rows.held == nil {
-		rows.held = make(map[string]int)
+	r, err := h.sp.bring(ctx, key, 1)
+	if err == nil {
+		h.rows = append(h.rows, r)
 	}
-	rows.held[h.keys[len(h.keys)-1]]++
-	known, forgotten := rows.known[string(key)] != nil, rows.forgotten
-	h.sp.mu.Unlock()
-	if known {
-		return nil
-	}
-	return h.sp.readInto(ctx, key, forgotten)
+	return err
 }
 
 // bytes is how much the values take of the rows that were loaded after the first so many.
 func (h *heldRows) bytes(after int) (size int) {
 	h.sp.mu.Lock()
 	defer h.sp.mu.Unlock()
-	for _, key := range h.keys[after:] {
-		if r := h.sp.rows.known[key]; r != nil {
-			size += len(r.value)
-		}
+	for _, r := range h.rows[after:] {
+		size += len(r.value)
 	}
 	return size
 }
 
 func (h *heldRows) release() {
-	if len(h.keys) == 0 {
+	if len(h.rows) == 0 {
 		return
 	}
 	h.sp.mu.Lock()
 	defer h.sp.mu.Unlock()
-	held := h.sp.rows.held
-	for _, key := range h.keys {
-		if held[key]--; held[key] == 0 {
-			delete(held, key)
-		}
+	for _, r := range h.rows {
+		r.held--
 	}
 }
 
 // loadRow brings a row into memory.
 func (sp *space) loadRow(ctx context.Context, key []byte) error {
-	sp.mu.Lock()
-	known, forgotten := sp.rows.known[string(key)] != nil, sp.rows.forgotten
-	sp.mu.Unlock()
-	if known {
-		return nil
-	}
-	return sp.readInto(ctx, key, forgotten)
+	_, err := sp.bring(ctx, key, 0)
+	return err
 }
 
-// readInto reads a row that was not in memory when so many had left it.
-func (sp *space) readInto(ctx context.Context, key []byte, forgotten uint64) error {
+// bring brings a row into memory, to be held by so many more.
+func (sp *space) bring(ctx context.Context, key []byte, holders int) (*row, error) {
+	sp.mu.Lock()
+	r, forgotten := sp.rows.known[string(key)], sp.rows.forgotten
+	if r != nil {
+		r.held += holders
+	}
+	sp.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
 	value, err := sp.e.driver.Get(ctx, sp.part, key)
 	switch {
 	case errors.Is(err, storage.ErrKeyNotFound):
 		value = nil
 	case err != nil:
-		return storageError(err)
+		return nil, storageError(err)
 	}
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	if sp.rows.forgotten != forgotten || !sp.loaded {
-		return errRetry // it may have been written since, and been forgotten
+		return nil, errRetry // it may have been written since, and been forgotten
 	}
-	if sp.rows.known[string(key)] == nil {
-		sp.rows.note(string(key), &row{value: value})
+	if r = sp.rows.known[string(key)]; r == nil {
+		r = sp.rows.note(key, value, nil)
 	}
-	return nil
+	r.held += holders
+	return r, nil
 }
 
-// row returns a row as staged, nil if it has left memory.
+// row returns a row as staged, nil if it has left memory. It is one and the same row that setRow changes.
 func (t *tx) row(key []byte) *row { return t.sp.rows.known[string(key)] }
 
 // setRow stages another value of a row; nil removes it.
@@ -152,7 +146,7 @@ func (t *tx) setRow(key, value []byte) {
 	} else {
 		t.put(key, value)
 	}
-	t.sp.rows.note(string(key), &row{value: value, batch: t.b})
+	t.sp.rows.note(key, value, t.b)
 }
 
 // dependOnRow makes the answer wait for what is staged of a row.

@@ -55,10 +55,7 @@ type Change struct {
 }
 
 // changeBytes is about what a message takes besides what the change says.
-const changeBytes = len(`{"type":"","key":"","value":,"old_value":,"headers":{"operation":"insert","txid":"","timestamp":""}}`) + len(stamp)
-
-// stamp is how times are written: what Date.prototype.toISOString returns.
-const stamp = "2006-01-02T15:04:05.000Z"
+const changeBytes = len(`{"type":"","key":"","value":,"old_value":,"headers":{"operation":"insert","txid":"","timestamp":"2006-01-02T15:04:05.000Z"}}`)
 
 // Append appends the message to dst. The type and the key must be as [Parse] demands, and the values JSON
 // objects.
@@ -85,10 +82,18 @@ func (c *Change) Append(dst []byte) []byte {
 	}
 	if !c.Timestamp.IsZero() {
 		dst = append(dst, `,"timestamp":"`...)
-		dst = c.Timestamp.UTC().AppendFormat(dst, stamp)
+		dst = appendTime(dst, c.Timestamp.UTC())
 		dst = append(dst, '"')
 	}
 	return append(dst, "}}"...)
+}
+
+// appendTime appends a time as Date.prototype.toISOString of JavaScript writes it, from a layout that package time
+// has a quick way for.
+func appendTime(dst []byte, t time.Time) []byte {
+	dst = t.AppendFormat(dst, time.RFC3339)
+	ms := t.Nanosecond() / int(time.Millisecond)
+	return append(dst[:len(dst)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // appendText appends a JSON text of valid UTF-8, as it is but for what must be escaped.
