@@ -142,7 +142,7 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 		return runnel.WebhookDelivery{}, err
 	}
 	var row record.Subscription
-	err = s.change(ctx, nil, func(c *change) error {
+	err = s.change(ctx, pathsOf(o.cursors), func(c *change) error {
 		defer func() { row = c.row }()
 		r := &c.row
 		switch {
@@ -150,6 +150,9 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 			return runnel.ErrFenced
 		case r.NextAttempt > c.t.micros || s.attempting(r, c.t.micros):
 			return runnel.ErrFenced
+		}
+		if err := c.give(o.cursors); err != nil {
+			return err
 		}
 		r.Attempt, r.Engine = max(until.UnixMicro(), c.t.micros+1), e.name()
 		r.Deadline = c.t.micros + s.ttl()
@@ -183,7 +186,9 @@ func (e *Engine) SettleDelivery(ctx context.Context, d runnel.WebhookDelivery, o
 	if o.Result == runnel.WebhookDone {
 		acks := make([]runnel.WakeAck, 0, len(d.Streams))
 		for _, l := range d.Streams {
-			acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
+			if l.Pending() {
+				acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
+			}
 		}
 		_, err := e.endWake(ctx, d.WakeRef, acks, true, true)
 		return err

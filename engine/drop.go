@@ -4,34 +4,80 @@ import (
 	"context"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/record"
 )
 
 // DropDelivery ends the wake of a webhook that is parked, or fails, as if everything there is had been worked
 // on. It fails with runnel.ErrNoWork if there is no such wake.
 func (e *Engine) DropDelivery(ctx context.Context, store runnel.Store, id string) error {
-	sub, err := e.Subscription(ctx, store, id)
+	s, err := e.subscriber(ctx, store, id)
 	if err != nil {
 		return err
 	}
-	if sub.WakeID == "" || !sub.Parked && sub.Failures == 0 {
-		return runnel.ErrNoWork
-	}
-	wake := runnel.WakeRef{Store: store, Subscription: id, Instance: sub.Instance, Generation: sub.Generation, WakeID: sub.WakeID}
-	var acks []runnel.WakeAck
+	var paths []string
 	for l, err := range e.SubscriptionLinks(ctx, store, id) {
 		if err != nil {
 			return err
 		}
 		if l.Pending() {
-			acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
+			paths = append(paths, l.Path)
 		}
 	}
-	// The wake goes on while there are more than one commit can move.
-	for most := e.maxAcks(); len(acks) > most; acks = acks[most:] {
-		if _, err := e.endWake(ctx, wake, acks[:most], false, true); err != nil {
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	most := e.maxAcks()
+	for ; len(paths) > most; paths = paths[most:] {
+		if err := s.drop(ctx, paths[:most], false); err != nil {
 			return err
 		}
 	}
-	_, err = e.endWake(ctx, wake, acks, true, true)
+	err = s.drop(ctx, paths, true)
+	s.kick()
 	return err
+}
+
+// drop counts all that there is on some streams as worked on. The wake ends with the last of them; before, another takes
+// its place, so that nobody who was told of it acks it.
+func (s *subscriber) drop(ctx context.Context, paths []string, last bool) error {
+	cursors := make([]record.Cursor, 0, len(paths))
+	for _, path := range paths {
+		addr, err := runnel.ParsePath(s.of.store, path)
+		if err != nil {
+			return err
+		}
+		at, err := s.stand(ctx, addr)
+		if err != nil {
+			return err
+		}
+		if at.linked {
+			at.cursor.Place = uint64(at.tail)
+			cursors = append(cursors, at.cursor)
+		}
+	}
+	return s.change(ctx, paths, func(c *change) error {
+		r := &c.row
+		if r.WakeID == "" || !r.Parked && r.Failures == 0 {
+			return runnel.ErrNoWork
+		}
+		for i := range cursors {
+			have, err := c.cursor(cursors[i].Path)
+			if err != nil {
+				return err
+			}
+			if have != nil {
+				cursors[i].Explicit = have.Explicit
+			}
+			c.setCursor(&cursors[i])
+		}
+		if last {
+			c.clear()
+			r.Parked, r.Failures, r.FailingSince, r.NextAttempt = false, 0, 0, 0
+		} else {
+			c.begin()
+		}
+		c.save()
+		return nil
+	})
 }

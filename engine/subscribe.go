@@ -197,7 +197,7 @@ func (s *subscriber) linkHeld(ctx context.Context) error {
 	if err := s.of.e.settleStore(ctx, s.of.store); err != nil {
 		return err
 	}
-	if err := s.linkStreams(ctx, s.config.Streams); err != nil {
+	if err := s.linkStreams(ctx, s.config.Streams, true); err != nil {
 		return err
 	}
 	if err := s.linkPattern(ctx); err != nil {
@@ -236,7 +236,8 @@ func (e *Engine) settleStore(ctx context.Context, store runnel.Store) error {
 // linkPage is how many streams are linked at once.
 const linkPage = 256
 
-// link stores the cursors of streams. One that is there stays where it is.
+// link stores the cursors of streams. One that is there stays where it is, also on a stream that has gone: until the
+// next wake is given somebody may ack that.
 func (s *subscriber) link(ctx context.Context, cursors []record.Cursor) error {
 	for chunk := range slices.Chunk(cursors, min(linkPage, s.of.e.maxAcks())) {
 		paths := make([]string, len(chunk))
@@ -253,8 +254,9 @@ func (s *subscriber) link(ctx context.Context, cursors []record.Cursor) error {
 					return err
 				}
 				next := chunk[i]
-				if have != nil && have.Segment == next.Segment {
-					next.Place = have.Place
+				next.Since = c.next()
+				if have != nil && (have.Segment == next.Segment || !c.row.Linking) {
+					next.Segment, next.Place, next.Since = have.Segment, have.Place, have.Since
 					next.Explicit = next.Explicit || have.Explicit
 					next.Glob = next.Glob || have.Glob
 				}
@@ -269,19 +271,24 @@ func (s *subscriber) link(ctx context.Context, cursors []record.Cursor) error {
 	return nil
 }
 
-// linkStreams links streams by name, at their tails. It is called under the gate.
-func (s *subscriber) linkStreams(ctx context.Context, paths []string) error {
+// linkStreams links streams by name, at their tails; those that the pattern links where they are, unless the subscription
+// begins. It is called under the gate.
+func (s *subscriber) linkStreams(ctx context.Context, paths []string, begins bool) error {
 	cursors := make([]record.Cursor, 0, len(paths))
 	for _, path := range paths {
 		addr, err := runnel.ParsePath(s.of.store, path)
 		if err != nil {
 			return err
 		}
-		p, err := s.of.e.place(ctx, addr)
+		at, err := s.stand(ctx, addr)
 		if err != nil {
 			return err
 		}
-		cursors = append(cursors, record.Cursor{Path: path, Segment: p.id, Place: uint64(p.tail), Explicit: true, Glob: linksGlob(&s.config, path)})
+		if begins || !at.linked {
+			at.cursor.Place = uint64(at.tail)
+		}
+		at.cursor.Explicit = true
+		cursors = append(cursors, at.cursor)
 	}
 	return s.link(ctx, cursors)
 }
@@ -518,7 +525,7 @@ func (e *Engine) LinkStreams(ctx context.Context, store runnel.Store, id string,
 	if err := e.settleStore(ctx, store); err != nil {
 		return err
 	}
-	if err := s.linkStreams(ctx, paths); err != nil {
+	if err := s.linkStreams(ctx, paths, false); err != nil {
 		return err
 	}
 	s.kick()

@@ -21,6 +21,11 @@ import (
 // A wake begins with a commit that raises the generation. It is in flight until it is done, released, or
 // its lease has ended; then the next one begins, if there is work. Everything that is done to one
 // subscription happens under its gate, one after the other.
+//
+// An ack names a stream by its path, and another stream may have taken the path since the wake was given to somebody.
+// So the commit that gives a wake brings the cursors to the streams that it tells of, and nothing else does before the
+// wake has ended. An ack moves a cursor only while the stream that it is on has the path, and if the cursor was on it
+// when the wake was given.
 
 // change is a commit to a subscription under way.
 type change struct {
@@ -253,7 +258,7 @@ func (s *subscriber) stand(ctx context.Context, addr runnel.Segment) (st standin
 	}
 	st.cursor = record.Cursor{Path: path, Segment: st.id, Place: uint64(st.acked(st.stored)), Glob: linksGlob(&s.config, path)}
 	if st.stored != nil {
-		st.cursor.Explicit, st.cursor.Updated = st.stored.Explicit, st.stored.Updated
+		st.cursor.Explicit, st.cursor.Updated, st.cursor.Since = st.stored.Explicit, st.stored.Updated, st.stored.Since
 	}
 	st.linked = st.cursor.Explicit || st.cursor.Glob && (st.id != 0 || st.stored != nil)
 	return st, nil
@@ -262,7 +267,7 @@ func (s *subscriber) stand(ctx context.Context, addr runnel.Segment) (st standin
 // outlook is what a subscription has to do.
 type outlook struct {
 	pending []runnel.SubscriptionLink // of marked streams that have work, at most MaxWakeStreams
-	unknown []record.Cursor           // cursors that have yet to be stored
+	cursors []record.Cursor           // on the pending ones, stored or not
 	idle    []idleMark
 }
 
@@ -295,12 +300,9 @@ func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runn
 		if err != nil {
 			return o, err
 		}
-		switch {
-		case at.id != m.id || !at.linked:
+		if at.id != m.id || !at.linked {
 			o.idle = append(o.idle, idleMark{m, at.tail})
 			continue
-		case at.stored == nil || at.stored.Segment != at.id:
-			o.unknown = append(o.unknown, at.cursor)
 		}
 		path := at.cursor.Path
 		acked := max(runnel.Sequence(at.cursor.Place), moved[path])
@@ -308,6 +310,7 @@ func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runn
 			o.idle = append(o.idle, idleMark{m, acked})
 			continue
 		}
+		o.cursors = append(o.cursors, at.cursor)
 		o.pending = append(o.pending, runnel.SubscriptionLink{Path: path, Explicit: at.cursor.Explicit, Acked: acked, Tail: at.tail})
 	}
 	return o, nil
@@ -480,18 +483,7 @@ func (s *subscriber) work(ctx context.Context) (rests bool, err error) {
 
 // next commits what becomes of the subscription, and returns it as it is then.
 func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscription, err error) {
-	paths := make([]string, len(o.unknown))
-	for i := range o.unknown {
-		paths[i] = o.unknown[i].Path
-	}
-	page := s.of.e.maxAcks()
-	for len(paths) > page {
-		if err := s.know(ctx, o.unknown[:page]); err != nil {
-			return row, err
-		}
-		o.unknown, paths = o.unknown[page:], paths[page:]
-	}
-	err = s.change(ctx, paths, func(c *change) error {
+	err = s.change(ctx, nil, func(c *change) error {
 		defer func() { row = c.row }()
 		if c.row.Linking {
 			return nil
@@ -501,37 +493,12 @@ func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscripti
 		if c.row.WakeID == "" && len(o.pending) > 0 {
 			c.begin()
 		}
-		if err := c.know(o.unknown); err != nil {
-			return err
-		}
 		if c.row.WakeID != before {
 			c.save()
 		}
 		return nil
 	})
 	return row, err
-}
-
-// know stores cursors on streams that are found to be there.
-func (s *subscriber) know(ctx context.Context, cursors []record.Cursor) error {
-	paths := make([]string, len(cursors))
-	for i := range cursors {
-		paths[i] = cursors[i].Path
-	}
-	return s.change(ctx, paths, func(c *change) error { return c.know(cursors) })
-}
-
-func (c *change) know(cursors []record.Cursor) error {
-	for i := range cursors {
-		have, err := c.cursor(cursors[i].Path)
-		if err != nil {
-			return err
-		}
-		if have == nil || have.Segment != cursors[i].Segment {
-			c.setCursor(&cursors[i])
-		}
-	}
-	return nil
 }
 
 // tell tells of a wake that is in flight, and sees to it that its end is not missed. It is called under
@@ -637,7 +604,7 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 		return runnel.Wake{}, err
 	}
 	var row record.Subscription
-	err = s.change(ctx, nil, func(c *change) error {
+	err = s.change(ctx, pathsOf(o.cursors), func(c *change) error {
 		defer func() { row = c.row }()
 		c.expire()
 		switch {
@@ -648,6 +615,9 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 		case c.row.WakeID == "":
 			c.begin()
 		}
+		if err := c.give(o.cursors); err != nil {
+			return err
+		}
 		c.row.Holder, c.row.Deadline = worker, c.t.micros+s.ttl()
 		c.save()
 		return nil
@@ -657,6 +627,63 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 	}
 	s.kickAt(row.Deadline)
 	return s.wake(ctx, &row, o)
+}
+
+func pathsOf(cursors []record.Cursor) []string {
+	paths := make([]string, len(cursors))
+	for i := range cursors {
+		paths[i] = cursors[i].Path
+	}
+	return paths
+}
+
+// given tells whether somebody may have been told of the wake in flight.
+func (c *change) given() bool {
+	r := &c.row
+	return r.WakeID != "" && (r.Holder != "" || r.Attempt != 0 || r.Accepted || r.Parked || r.Failures > 0)
+}
+
+// next is the generation of the wake that somebody is given next.
+func (c *change) next() uint64 {
+	if c.row.WakeID == "" || c.given() {
+		return c.row.Generation + 1
+	}
+	return c.row.Generation
+}
+
+// give stages that somebody is told of the wake, and of the streams that cursors are on. If somebody was told of it
+// before, and of another stream under one of the paths, it is the next wake that is given.
+func (c *change) give(cursors []record.Cursor) error {
+	var moved []record.Cursor
+	given, another := c.given(), false
+	for i := range cursors {
+		have, err := c.cursor(cursors[i].Path)
+		if err != nil {
+			return err
+		}
+		if onto(have, &cursors[i], c.row.Generation) {
+			continue
+		}
+		if have != nil {
+			another = another || have.Segment != 0 || have.Since > c.row.Generation
+			cursors[i].Explicit = have.Explicit
+		}
+		moved = append(moved, cursors[i])
+	}
+	if given && another {
+		c.begin()
+	}
+	for i := range moved {
+		moved[i].Since = c.row.Generation
+		c.setCursor(&moved[i])
+	}
+	return nil
+}
+
+// onto tells whether a cursor that is stored, nil if none is, was on the stream of another one when the wake of a
+// generation was given.
+func onto(have, other *record.Cursor, generation uint64) bool {
+	return have != nil && have.Segment == other.Segment && have.Since <= generation
 }
 
 // wake describes the wake in flight: first the streams that have work, then others.
@@ -689,7 +716,8 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 }
 
 // AckWake stores how far streams have been worked on, all of them or none, and extends the lease, or ends
-// the wake if it is done. It tells whether there is more to do, for which another wake has begun. It fails
+// the wake if it is done. An ack of a stream that has been deleted since the wake was given does nothing, whatever has
+// its path, and so does one of a stream that came later: another wake tells of that. It tells whether there is more to do, for which another wake has begun. It fails
 // with runnel.ErrFenced if the wake is not the current one any more, and moves nothing then; with
 // runnel.ErrAck if an ack is behind what was acked, or beyond the tail, or of no stream of the
 // subscription.
@@ -722,7 +750,7 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 	if err := s.change(ctx, nil, func(c *change) error { return c.current(ref) }); err != nil {
 		return false, err
 	}
-	moves, err := s.moves(ctx, acks, clip)
+	moves, err := s.moves(ctx, ref.Generation, acks, clip)
 	if err != nil {
 		return false, err
 	}
@@ -746,9 +774,6 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 			if err := c.move(&moves[i]); err != nil {
 				return err
 			}
-		}
-		for i := range moves {
-			c.setCursor(&moves[i])
 		}
 		c.row.Deadline = c.t.micros + s.ttl()
 		if c.row.Config.Type == runnel.Webhook {
@@ -776,14 +801,18 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 	return row.WakeID != "" && done, nil
 }
 
-// move checks against the cursor as staged what was checked against the one that was stored: by way of another
-// process the same wake may have been worked on since.
+// move stages an ack. It checks against the cursor as staged what was checked against the one that was stored: by way
+// of another process the same wake may have been worked on since.
 func (c *change) move(to *record.Cursor) error {
 	have, err := c.cursor(to.Path)
-	if err != nil || have == nil || have.Segment != to.Segment {
+	if err != nil || !onto(have, to, c.row.Generation) {
 		return err
 	}
-	return c.s.advance(to.Path, have.Place, to.Place, to.Place)
+	if err := c.s.advance(to.Path, have.Place, to.Place, to.Place); err != nil {
+		return err
+	}
+	c.setCursor(to)
+	return nil
 }
 
 // advance returns why an ack may not move a cursor.
@@ -798,9 +827,10 @@ func (s *subscriber) advance(path string, at, to, end uint64) error {
 	return nil
 }
 
-// moves checks acks, and returns the cursors as they leave them. An ack of a place again is no mistake. Clip
-// leaves out what has no meaning any more instead of refusing it.
-func (s *subscriber) moves(ctx context.Context, acks []runnel.WakeAck, clip bool) ([]record.Cursor, error) {
+// moves checks acks of a wake, and returns the cursors as they leave them. An ack of a place again is no mistake, nor
+// is one of a stream that is not the one the wake was given with, which is left out. Clip leaves out what has no meaning
+// any more instead of refusing it.
+func (s *subscriber) moves(ctx context.Context, generation uint64, acks []runnel.WakeAck, clip bool) ([]record.Cursor, error) {
 	var cursors []record.Cursor
 	at := make(map[string]int, len(acks))
 	for _, ack := range acks {
@@ -811,6 +841,9 @@ func (s *subscriber) moves(ctx context.Context, acks []runnel.WakeAck, clip bool
 		st, err := s.stand(ctx, addr)
 		if err != nil {
 			return nil, err
+		}
+		if st.linked && !onto(st.stored, &st.cursor, generation) {
+			continue
 		}
 		next := st.cursor
 		i, twice := at[ack.Path]

@@ -56,6 +56,7 @@ func goldens() []golden {
 		row("reference.v1", someReference, encodeReference, record.DecodeReference),
 		row("release.v1", someRelease, encodeRelease, record.DecodeRelease),
 		row("cursor.v1", someCursor, encodeCursor, record.DecodeCursor),
+		row("cursor-since.v1", movableCursor, encodeCursor, record.DecodeCursor),
 		row("cursor-of-subscription.v1", subscribedCursor, encodeCursor, record.DecodeCursor),
 		row("lease.v1", someLease, encodeLease, record.DecodeLease),
 		row("descriptor-items.v1", itemDescriptor, encodeDescriptor, decodeDescriptor),

@@ -23,6 +23,9 @@ type Cursor struct {
 	Segment uint64
 	// Explicit says that the subscription names the stream, and Glob that its pattern matches it.
 	Explicit, Glob bool
+	// Since is the generation of the first wake whose acks may move it: whoever got an earlier one was told of no
+	// stream under the path, or of another.
+	Since uint64
 }
 
 // Append appends the encoded row to dst.
@@ -33,7 +36,8 @@ func (c *Cursor) Append(dst []byte) []byte {
 	dst = appendText(dst, 3, c.Path)
 	dst = appendUint(dst, 4, c.Segment)
 	dst = appendFlag(dst, 5, c.Explicit)
-	return appendFlag(dst, 6, c.Glob)
+	dst = appendFlag(dst, 6, c.Glob)
+	return appendUint(dst, 7, c.Since)
 }
 
 // DecodeCursor reads the row. The error matches ErrCorrupt.
@@ -53,6 +57,8 @@ func DecodeCursor(value []byte) (Cursor, error) {
 			c.Explicit = f.uint != 0
 		case 6:
 			c.Glob = f.uint != 0
+		case 7:
+			c.Since = f.uint
 		}
 	})
 	return c, err

@@ -141,6 +141,20 @@ var bugs = []bug{
 		says: seen(`got \["old" "new 2"\], ended with <nil>`),
 	},
 	{
+		kind: lost, name: "ack-of-another-stream",
+		symptom: "Entries of a stream that was deleted and made again while a wake was worked on counted as worked on, by an ack of the stream before it.",
+		found:   "a review of items and subscriptions",
+		pkg:     "./engine", test: "^TestAnAckDoesNotMoveAStreamThatTookTheNameOfTheOneToldOf$",
+		says: seen(`of the stream made again a wake tells .*Acked:2 Tail:3`),
+	},
+	{
+		kind: lost, name: "naming-skips-work",
+		symptom: "Naming a stream that the pattern of a subscription links skipped what there was to work on, if no wake had told of it.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestNamingAStreamThatThePatternLinksSkipsNothing$",
+		says: seen(`runnel: no pending work`),
+	},
+	{
 		kind: lost, name: "first-form-not-read",
 		symptom: "A subscription of a database whose cursors had their first form forgot its streams, and where it was on the others.",
 		found:   "a review of items and subscriptions",

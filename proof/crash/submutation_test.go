@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -38,6 +39,10 @@ var subMutations = []mutation{
 	}},
 	{name: "an ack of several streams stores the first only", under: underSubs, make: func() variant {
 		return variant{subs: func(l subLog) subLog { return halfhearted{l} }}
+	}},
+	{name: "an ack counts for the stream that takes the path", under: underSubs, make: func() variant {
+		l := &byPath{acked: make(map[byPathKey]runnel.Sequence)}
+		return variant{subs: func(log subLog) subLog { l.subLog = log; return l }}
 	}},
 	{name: "an attempt is made before its time", under: underSubs, make: func() variant {
 		return variant{subs: func(l subLog) subLog { return impatient{l} }}
@@ -115,6 +120,69 @@ type halfhearted struct{ subLog }
 
 func (l halfhearted) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (bool, error) {
 	return l.subLog.AckWake(ctx, ref, slices.Clip(acks[:min(len(acks), 1)]), done)
+}
+
+// byPath keeps what has been acked by the path of a stream, whichever stream has it.
+type byPath struct {
+	subLog
+	mu    sync.Mutex
+	acked map[byPathKey]runnel.Sequence
+}
+
+type byPathKey struct {
+	instance uint64
+	path     string
+}
+
+func (l *byPath) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (bool, error) {
+	more, err := l.subLog.AckWake(ctx, ref, acks, done)
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, ack := range acks {
+			key := byPathKey{ref.Instance, ack.Path}
+			l.acked[key] = max(l.acked[key], ack.Acked)
+		}
+	}
+	return more, err
+}
+
+func (l *byPath) ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error) {
+	wake, err := l.subLog.ClaimWake(ctx, store, id, worker)
+	for i := range wake.Streams {
+		l.move(wake.Instance, &wake.Streams[i])
+	}
+	return wake, err
+}
+
+func (l *byPath) ClaimDelivery(ctx context.Context, store runnel.Store, id string, until time.Time) (runnel.WebhookDelivery, error) {
+	d, err := l.subLog.ClaimDelivery(ctx, store, id, until)
+	for i := range d.Streams {
+		l.move(d.Instance, &d.Streams[i])
+	}
+	return d, err
+}
+
+func (l *byPath) SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error] {
+	return func(yield func(runnel.SubscriptionLink, error) bool) {
+		sub, err := l.Subscription(ctx, store, id)
+		if err != nil {
+			yield(runnel.SubscriptionLink{}, err)
+			return
+		}
+		for link, err := range l.subLog.SubscriptionLinks(ctx, store, id) {
+			l.move(sub.Instance, &link)
+			if !yield(link, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *byPath) move(instance uint64, link *runnel.SubscriptionLink) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	link.Acked = max(link.Acked, min(link.Tail, l.acked[byPathKey{instance, link.Path}]))
 }
 
 // impatient asks for an attempt at once whenever there is none.

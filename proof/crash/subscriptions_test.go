@@ -26,12 +26,13 @@ func TestSubscriptions(t *testing.T) {
 			"subscriptions: an ack was done", "subscriptions: an ack was fenced", "subscriptions: a worker of before was fenced",
 			"subscriptions: a wake was released", "subscriptions: a lease was over", "subscriptions: a wake was claimed, and the process died",
 			"subscriptions: an ack has an unknown outcome", "subscriptions: a webhook was delivered", "subscriptions: a webhook is to be tried again",
-			"subscriptions: a schedule of attempts was there after a restart",
+			"subscriptions: a schedule of attempts was there after a restart", "subscriptions: a stream that the pattern links was named",
 			"subscriptions: an attempt came too early", "subscriptions: a subscription was deleted", "subscriptions: a subscription was made again",
 			"subscriptions: keys were stored", "subscriptions: work was left at the end",
 		},
 		sometimes: []string{
 			"subscriptions: a webhook was parked", "subscriptions: a webhook called back",
+			"subscriptions: an ack was of a stream whose path another has taken",
 			"subscriptions: an ack turned out to be: done", "subscriptions: an ack turned out to be: not done",
 			"subscriptions: keys turned out to be: stored", "subscriptions: keys turned out to be: not stored",
 		},
@@ -63,6 +64,8 @@ type subLog interface {
 	Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error)
 	SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error]
 	DeleteSubscription(ctx context.Context, store runnel.Store, id string) error
+	LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error
+	UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error
 	ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error)
 	AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (bool, error)
 	ReleaseWake(ctx context.Context, ref runnel.WakeRef) error
@@ -139,7 +142,34 @@ type subKnown struct {
 
 type subHeld struct {
 	runnel.Wake
-	since time.Time
+	since  time.Time
+	clear  map[string]bool // the paths of which it was known, when it was given, which stream had them
+	others map[string]bool // the paths that another stream has taken since
+	vague  map[string]bool // the paths that another stream may have taken since
+}
+
+// hold returns a wake that somebody is given.
+func (w *subWorld) hold(wake runnel.Wake, since time.Time) subHeld {
+	h := subHeld{Wake: wake, since: since, clear: make(map[string]bool), others: make(map[string]bool), vague: make(map[string]bool)}
+	for path, s := range w.streams {
+		h.clear[path] = s.id != 0 && !s.unclear
+		h.vague[path] = s.unclear
+	}
+	return h
+}
+
+// of returns the acks that may move something: those of streams that still have their paths, for certain or perhaps.
+func (h *subHeld) of(acks []runnel.WakeAck) (certain, perhaps []runnel.WakeAck) {
+	for _, ack := range acks {
+		switch {
+		case h.others[ack.Path]:
+		case h.vague[ack.Path]:
+			perhaps = append(perhaps, ack)
+		default:
+			certain = append(certain, ack)
+		}
+	}
+	return certain, perhaps
 }
 
 // subAcked is how far a stream has been worked on, and what acks may move it to.
@@ -248,6 +278,8 @@ func (w *subWorld) act(r *rand.Rand) {
 		w.commit(r)
 	case n < 21:
 		w.deleteStream(r)
+	case n < 22:
+		w.nameStream(r, w.subs[subIDs[r.IntN(2)]])
 	case n < 32:
 		w.claim(r, pull)
 	case n < 46:
@@ -313,14 +345,38 @@ func (w *subWorld) commit(*rand.Rand) {
 	}, nil)
 }
 
+// deleteStream deletes a stream, and sometimes makes it again at once.
 func (w *subWorld) deleteStream(r *rand.Rand) {
 	s := w.stream(r)
 	s.unclear = true
-	w.errands.run("delete "+s.path, func(ctx context.Context) func() {
+	again := recordsOf([]string{"anew", "anew", "anew"}[:r.IntN(4)])
+	w.errands.run(fmt.Sprintf("delete %s, and append %d", s.path, len(again)), func(ctx context.Context) func() {
 		err := w.log.Delete(ctx, s.at)
+		if err == nil && len(again) > 0 {
+			_, err = w.log.Append(ctx, s.at, runnel.AppendOptions{Create: &runnel.CreateOptions{}}, again...)
+		}
 		return func() {
 			if w.fateOf("delete "+s.path, err, runnel.ErrNotFound) == done {
 				w.cover.hit("subscriptions: a stream was deleted")
+			}
+		}
+	}, nil)
+}
+
+// nameStream names a stream that the pattern of a subscription links, or takes that back. It stays where it is.
+func (w *subWorld) nameStream(r *rand.Rand, k *subKnown) {
+	path := []string{"jobs/a", "jobs/b"}[r.IntN(2)]
+	named := r.IntN(2) == 0
+	w.errands.run(fmt.Sprintf("name %s to %s: %v", path, k.id, named), func(ctx context.Context) func() {
+		var err error
+		if named {
+			err = w.log.LinkStreams(ctx, guestStore, k.id, []string{path})
+		} else {
+			err = w.log.UnlinkStream(ctx, guestStore, k.id, path)
+		}
+		return func() {
+			if w.fateOf("name a stream", err, runnel.ErrNotFound) == done && named {
+				w.cover.hit("subscriptions: a stream that the pattern links was named")
 			}
 		}
 	}, nil)
@@ -412,7 +468,7 @@ func (w *subWorld) claimed(k *subKnown, durable map[string]runnel.Sequence, wake
 	for _, h := range k.held {
 		k.over = append(k.over, h.WakeRef)
 	}
-	k.held = []subHeld{{Wake: *wake, since: w.now().at}}
+	k.held = []subHeld{w.hold(*wake, w.now().at)}
 	return true
 }
 
@@ -461,7 +517,12 @@ func (w *subWorld) ack(r *rand.Rand, k *subKnown) {
 		w.ackOver(k, h.WakeRef, acks, ends)
 		return
 	}
-	w.attempt(k, acks)
+	certain, perhaps := h.of(acks)
+	w.attempt(k, certain)
+	w.attempt(k, perhaps)
+	if len(certain)+len(perhaps) < len(acks) {
+		w.cover.hit("subscriptions: an ack was of a stream whose path another has taken")
+	}
 	k.busy++
 	k.expect = nil
 	w.errands.run(fmt.Sprintf("ack %s %d: %v, done %v", k.id, h.Generation, acks, ends), func(ctx context.Context) func() {
@@ -470,7 +531,10 @@ func (w *subWorld) ack(r *rand.Rand, k *subKnown) {
 			k.busy--
 			f := w.fateOf("ack", err, runnel.ErrFenced, runnel.ErrAck, runnel.ErrNotFound)
 			w.note("an ack of %s %d is %v: %v", k.id, h.Generation, f, err)
-			w.acknowledged(k, h.Instance, acks, f)
+			w.acknowledged(k, h.Instance, certain, f)
+			if f != done { // whether it was of the stream that is there, the next restart tells
+				w.acknowledged(k, h.Instance, perhaps, f)
+			}
 			switch {
 			case errors.Is(err, runnel.ErrFenced):
 				k.end(h.WakeRef)
@@ -620,7 +684,7 @@ func (w *subWorld) settleDelivery(r *rand.Rand, k *subKnown) {
 				w.cover.hit("subscriptions: a webhook was delivered")
 				k.end(d.WakeRef)
 			case runnel.WebhookAccepted:
-				k.held = append(k.held, subHeld{Wake: d.Wake, since: now.at})
+				k.held = append(k.held, w.hold(d.Wake, now.at))
 			case runnel.WebhookRetry:
 				w.cover.hit("subscriptions: a webhook is to be tried again")
 			case runnel.WebhookParked:
@@ -745,7 +809,16 @@ func (w *subWorld) verifyStream(s *subStream) {
 	w.check(subsKept, s.unclear || (same || s.id == 0) && info.Tail >= s.tail, "%s was %d with %d entries, and is %d with %d: %v", s.path, s.id, s.tail, info.ID, info.Tail, err)
 	if s.unclear && (!same || s.id == 0) {
 		for _, k := range w.subs {
-			delete(k.acked, s.path)
+			a := k.acked[s.path]
+			if a != nil && len(a.open) == 0 {
+				k.acked[s.path] = new(subAcked) // nothing of the one that is there has been acked
+			} else {
+				delete(k.acked, s.path)
+			}
+			for _, h := range k.held {
+				h.others[s.path] = h.others[s.path] || h.clear[s.path] && !same
+				h.vague[s.path] = true
+			}
 		}
 	}
 	s.id, s.tail, s.unclear = info.ID, info.Tail, false

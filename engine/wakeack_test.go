@@ -1,0 +1,219 @@
+package engine_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/storage/memory"
+)
+
+// remake deletes a stream and makes it again with so many entries.
+func (s *subscribed) remake(path string, entries int) {
+	s.Helper()
+	if err := s.Delete(s.Context(), s.path(path)); err != nil {
+		s.Fatal(err)
+	}
+	for range entries {
+		s.put(path)
+	}
+	synctest.Wait()
+}
+
+// pending returns what a wake tells of a stream with work.
+func (s *subscribed) pending(w *runnel.Wake, path string) runnel.SubscriptionLink {
+	s.Helper()
+	for _, l := range w.Streams {
+		if l.Path == path && l.Pending() {
+			return l
+		}
+	}
+	s.Fatalf("%s has no work in %+v", path, w.Streams)
+	return runnel.SubscriptionLink{}
+}
+
+func TestAnAckDoesNotMoveAStreamThatTookTheNameOfTheOneToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		s.put("events/a")
+		s.put("events/b")
+		w := s.claim("one")
+		s.remake("events/a", 3)
+		more, err := s.AckWake(t.Context(), w.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 2}, {Path: "events/b", Acked: 1}}, true)
+		if err != nil || !more {
+			t.Fatal(more, err)
+		}
+		w = s.claim("two")
+		if l := s.pending(&w, "events/a"); l.Acked != 0 || l.Tail != 3 {
+			t.Fatalf("of the stream made again a wake tells %+v", l)
+		}
+		if more := s.ack(w, "events/a", 3, true); more {
+			t.Fatal("there is no more work")
+		}
+	})
+}
+
+func TestAnAckOfAStreamThatIsGoneOrHasLessIsNoMistake(t *testing.T) {
+	for _, entries := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), "events/*")
+			s.put("events/a")
+			s.put("events/a")
+			w := s.claim("one")
+			s.remake("events/a", entries)
+			if more := s.ack(w, "events/a", 2, true); more != (entries > 0) {
+				t.Fatal(more)
+			}
+			if entries > 0 {
+				w = s.claim("two")
+				s.pending(&w, "events/a")
+			}
+		})
+	}
+}
+
+func TestAnAckDoesNotMoveAStreamThatTheWakeDidNotTellOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		w := s.claim("one")
+		s.put("events/b")
+		s.remake("events/b", 1)
+		if more := s.ack(w, "events/b", 1, false); more {
+			t.Fatal("the wake goes on")
+		}
+		if more := s.ack(w, "events/a", 1, true); !more {
+			t.Fatal("events/b has work")
+		}
+		w = s.claim("two")
+		s.pending(&w, "events/b")
+	})
+}
+
+// However a subscription comes by a stream while a wake is in flight, only the next one is of it.
+func TestAnAckDoesNotMoveAStreamThatWasLinkedSinceTheWakeWasGiven(t *testing.T) {
+	for _, pattern := range []string{"events/*", "other"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), pattern)
+			link := func() {
+				t.Helper()
+				if err := s.LinkStreams(t.Context(), noStore, "sub", []string{"events/a"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			link()
+			s.put("events/a")
+			w := s.claim("one")
+			if err := s.UnlinkStream(t.Context(), noStore, "sub", "events/a"); err != nil {
+				t.Fatal(err)
+			}
+			s.remake("events/a", 1)
+			link()
+			s.put("events/a")
+			s.put("events/a")
+			if more := s.ack(w, "events/a", 3, true); !more {
+				t.Fatal("the stream made again has work")
+			}
+			w = s.claim("two")
+			want := runnel.Sequence(1) // where it was linked
+			if pattern == "events/*" {
+				want = 0 // it was linked before it was named
+			}
+			if l := s.pending(&w, "events/a"); l.Acked != want || l.Tail != 3 || !l.Explicit {
+				t.Fatalf("%+v", l)
+			}
+			if more := s.ack(w, "events/a", 3, true); more {
+				t.Fatal("there is no more work")
+			}
+		})
+	}
+}
+
+func TestNamingAStreamThatThePatternLinksSkipsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		s.put("events/a")
+		if err := s.LinkStreams(t.Context(), noStore, "sub", []string{"events/a"}); err != nil {
+			t.Fatal(err)
+		}
+		w := s.claim("one")
+		if l := s.pending(&w, "events/a"); l.Acked != 0 {
+			t.Fatalf("%+v", l)
+		}
+	})
+}
+
+// hook makes a webhook subscription to events/*, and returns what takes its wakes to deliver them.
+func (s *subscribed) hook() (deliver func() runnel.WebhookDelivery) {
+	s.Helper()
+	if _, _, err := s.CreateSubscription(s.Context(), noStore, "hook", runnel.SubscriptionConfig{
+		Type: runnel.Webhook, Pattern: "events/*", WebhookURL: "https://worker.example.com/hooks", LeaseTTL: 5 * time.Second,
+	}); err != nil {
+		s.Fatal(err)
+	}
+	return func() runnel.WebhookDelivery {
+		s.Helper()
+		synctest.Wait()
+		d, err := s.ClaimDelivery(s.Context(), noStore, "hook", time.Now().Add(time.Second))
+		if err != nil {
+			s.Fatal(err)
+		}
+		return d
+	}
+}
+
+func TestAnEarlierAttemptDoesNotMoveWhatALaterOneWasToldOf(t *testing.T) {
+	for _, answer := range []string{"done", "callback"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), "other")
+			deliver := s.hook()
+			s.put("events/a")
+			early := deliver()
+			pass(2 * time.Second)
+			s.remake("events/a", 2)
+			late := deliver()
+			if l := s.pending(&late.Wake, "events/a"); late.Generation != early.Generation+1 || l.Acked != 0 || l.Tail != 2 {
+				t.Fatalf("%+v", late.Wake)
+			}
+			var err error
+			if answer == "done" {
+				err = s.SettleDelivery(t.Context(), early, runnel.WebhookOutcome{Result: runnel.WebhookDone})
+			} else {
+				_, err = s.AckWake(t.Context(), early.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 1}}, true)
+			}
+			if !errors.Is(err, runnel.ErrFenced) {
+				t.Fatal(answer, err)
+			}
+			if err := s.SettleDelivery(t.Context(), late, runnel.WebhookOutcome{Result: runnel.WebhookDone}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if _, err := s.ClaimDelivery(t.Context(), noStore, "hook", time.Now().Add(time.Second)); !errors.Is(err, runnel.ErrFenced) {
+				t.Fatal("there is no more work:", err)
+			}
+		})
+	}
+}
+
+// Who is late may still call back for what an attempt told of, whatever streams have come since.
+func TestAStreamThatComesBetweenTwoAttemptsFencesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "other")
+		deliver := s.hook()
+		s.put("events/a")
+		early := deliver()
+		pass(2 * time.Second)
+		s.put("events/b")
+		late := deliver()
+		s.pending(&late.Wake, "events/b")
+		if late.Generation != early.Generation {
+			t.Fatalf("generation %d after %d", late.Generation, early.Generation)
+		}
+		if _, err := s.AckWake(t.Context(), early.WakeRef, []runnel.WakeAck{{Path: "events/a", Acked: 1}}, false); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
