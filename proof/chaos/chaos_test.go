@@ -157,7 +157,7 @@ func (c *chaos) killInStart() {
 
 // start starts the server, with other settings each time.
 func (c *chaos) start() {
-	c.s.args = []string{"--long-poll-timeout", "2s", "--heartbeat", "1s", "--sse-rotation", "5s"}
+	c.s.args = []string{"--long-poll-timeout", "2s", "--heartbeat", "1s", "--sse-rotation", "5s", "--webhook-development", "--webhook-timeout", hookTimeout.String()}
 	if c.plan.IntN(2) == 0 {
 		c.s.args = append(c.s.args, "--compress")
 	}

@@ -53,6 +53,17 @@ const (
 	wakeClaimed    sometimes = "a wake was claimed"
 	wakeReleased   sometimes = "a wake was given back"
 	wakeFenced     sometimes = "a worker whose lease was over was fenced"
+
+	hookDone       sometimes = "a webhook was answered with done"
+	hookFailed     sometimes = "a webhook was answered with an error"
+	hookHung       sometimes = "a webhook was not answered in time"
+	hookCalled     sometimes = "a receiver of a webhook called back"
+	hookCalledLate sometimes = "a receiver of a webhook called back after a kill"
+	hookFenced     sometimes = "a callback of a wake that was over was fenced"
+	hookKept       sometimes = "a stored next attempt was there after a kill"
+	hookParked     sometimes = "a webhook was parked"
+	hookStayed     sometimes = "a webhook was parked after a kill, too"
+	hookReplayed   sometimes = "a parked webhook was replayed"
 )
 
 // resumed are the names of what a reader of a transport must sometimes do.
@@ -74,6 +85,7 @@ func newCounts() *counts {
 		retryKnown, retryNew, retryLate, epochBumped, epochFenced, tailMoved, tailExplained, tailUnwritten,
 		seqRefused, seqExplained, seqUnwritten, closeRefuses, recreated, forkMade, forkOrphaned, retentionCut, expired, notYetExpired, largeEntry,
 		partlyReceived, doubtItem, itemMoved, itemRepeated, watcherResumed, wakeClaimed, wakeReleased, wakeFenced,
+		hookDone, hookFailed, hookHung, hookCalled, hookCalledLate, hookFenced, hookKept, hookParked, hookStayed, hookReplayed,
 	} {
 		c.n[s] = 0
 	}

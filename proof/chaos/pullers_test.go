@@ -18,10 +18,8 @@ import (
 // give a wake back, and some keep silent until their lease is over, and then ack what they have not read: that
 // may move nothing. In the end every entry must have been in somebody's hands before it was acknowledged.
 type pullers struct {
-	streams
-	rounds int
-	lanes  []*lane
-	made   bool
+	fleet
+	made bool
 
 	mu         sync.Mutex
 	handled    map[string]map[string]bool // entries by stream
@@ -43,18 +41,11 @@ func (p *pullers) client(w *world) *dsclient.Client {
 }
 
 func (p *pullers) run(ctx context.Context, w *world) {
-	if !p.made && !p.subscribe(ctx, w) || p.rounds%roundsOfAStream == 0 && !p.rotate(ctx, w) {
+	if !p.made && !p.subscribe(ctx, w) || !p.ready(ctx, w) {
 		return
 	}
-	p.rounds++
 	var work sync.WaitGroup
-	for _, l := range p.lanes {
-		work.Go(func() {
-			for r := w.rand(); w.wait(ctx, 3*time.Millisecond); {
-				w.produce(ctx, r, l, r.IntN(100))
-			}
-		})
-	}
+	work.Go(func() { p.write(ctx, w) })
 	for i := range 3 {
 		worker := fmt.Sprintf("worker-%d-%d", p.rounds, i)
 		work.Go(func() {
@@ -80,35 +71,6 @@ func (p *pullers) subscribe(ctx context.Context, w *world) bool {
 			return p.made
 		}
 	}
-}
-
-// rotate closes the streams and makes new ones, which the subscription finds by itself.
-func (p *pullers) rotate(ctx context.Context, w *world) bool {
-	r := w.rand()
-	for _, l := range p.lanes {
-		for l.pending != nil {
-			if !w.produce(ctx, r, l) && ctx.Err() != nil {
-				return false
-			}
-		}
-		if !w.closeStream(ctx, l.path) {
-			return false
-		}
-		p.retire(l.path)
-	}
-	p.lanes = nil
-	generation := w.streams.Add(1)
-	var lanes []*lane
-	for i := range 3 {
-		path := fmt.Sprintf("jobs/%d/%d", generation, i)
-		if !w.create(ctx, path, text) {
-			return false
-		}
-		p.add(path, text)
-		lanes = append(lanes, &lane{path: path, contentType: text, producer: "producer"})
-	}
-	p.lanes = lanes
-	return true
 }
 
 // work lets a worker do what there is until ctx ends. It tells of each claim, if somebody wants to know.

@@ -29,7 +29,8 @@ func workloads() []workload {
 		&expiring{},
 		&archive{},
 		&boards{},
-		&pullers{},
+		&pullers{fleet: fleet{folder: "jobs"}},
+		&hooks{fleet: fleet{folder: "hooked"}},
 	}
 }
 
