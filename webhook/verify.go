@@ -154,7 +154,9 @@ func (v *Verifier) key(ctx context.Context, kid string) (ed25519.PublicKey, erro
 	if public, fetch, err = v.known(kid); !fetch {
 		return public, err
 	}
-	v.fetch(ctx)
+	if err := v.fetch(ctx); err != nil {
+		return nil, err
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if public, ok := v.keys[kid]; ok && (v.failure == nil || time.Now().Before(v.fresh.Add(DefaultTolerance))) {
@@ -187,19 +189,22 @@ func (v *Verifier) unknown(kid string) error {
 	return &SignatureError{Reason: "the key " + quote(kid) + " is not one of those at " + v.url}
 }
 
-func (v *Verifier) fetch(ctx context.Context) {
+// fetch fetches the key set, and keeps what came of it. It fails if the request went away meanwhile: that says
+// nothing about the keys, nor about the signature.
+func (v *Verifier) fetch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, jwksTimeout)
 	defer cancel()
 	keys, err := fetchKeys(ctx, v.cfg.Client, v.url)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return // the request went away; that says nothing about the keys
+		return err
 	}
 	v.fetched, v.failure = time.Now(), err
 	if err == nil {
 		v.keys, v.fresh = keys, v.fetched.Add(JWKSMaxAge)
 	}
+	return nil
 }
 
 func fetchKeys(ctx context.Context, client *http.Client, url string) (map[string]ed25519.PublicKey, error) {

@@ -168,6 +168,22 @@ func TestKnownKeysAreGoodForAWhileIfTheServerCannotBeAsked(t *testing.T) {
 	})
 }
 
+func TestASenderThatGoesAwayWhileKeysAreFetchedIsNoForger(t *testing.T) {
+	k := NewKeys(new(vault), KeysConfig{})
+	ctx, leave := context.WithCancel(t.Context())
+	v := NewVerifier("https://streams.example.com/v1/stream/__ds/jwks.json", VerifierConfig{
+		Client: &http.Client{Transport: answers(func(r *http.Request) (*http.Response, error) {
+			leave()
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})},
+	})
+	err := v.Verify(ctx, signOf(t, k, "{}", time.Now()), []byte("{}"))
+	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrSignature) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAKeySetThatIsNoneIsRefused(t *testing.T) {
 	x := base64.RawURLEncoding.EncodeToString(make([]byte, 32))
 	one := `{"kty":"OKP","crv":"Ed25519","kid":"a","x":"` + x + `"}`
