@@ -9,8 +9,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +28,10 @@ type conn struct {
 	buf  []byte
 	have int // bytes in buf
 	head []byte
+	// raw, if not nil, is looked at without waiting, again and again, until there is something; looks counts
+	// that, and idle those that found nothing.
+	raw         syscall.RawConn
+	looks, idle int
 }
 
 // dial connects with a buffer of 4 KiB, which holds every answer but those of large reads.
@@ -115,6 +121,8 @@ func (c *conn) header(name string) []byte {
 
 // load is a closed loop: every connection sends its next request when it has the answer to the last.
 type load struct {
+	// of is who serves at addr; nil if its processor time is not of interest.
+	of    *process
 	addr  string
 	conns int
 	// next returns the request number i of a connection; it must not keep it.
@@ -123,6 +131,10 @@ type load struct {
 	ok func(status int) bool
 	// most bounds the requests of all connections; 0 leaves that to the duration.
 	most int
+	// awake keeps the generator from sleeping while it waits. Whoever answers one that sleeps has to wake it, and
+	// that costs the core of the server much: an interrupt of another core. A server that is fast enough to keep
+	// the generator busy is spared it, which is no merit of that server.
+	awake bool
 }
 
 // loadResult is what a load came to.
@@ -130,7 +142,8 @@ type loadResult struct {
 	requests  int
 	perSecond float64
 	p50, p99  time.Duration
-	cpu       float64 // cores used by this process
+	cpu       float64       // cores used by this process, or, of one that is kept awake, the share of looks that found something
+	server    time.Duration // processor time of the server a request
 }
 
 func success(status int) bool { return status >= 200 && status < 300 }
@@ -153,6 +166,11 @@ func (l load) run(ctx context.Context, duration time.Duration) (loadResult, erro
 		if conns[i], err = dial(l.addr); err != nil {
 			return loadResult{}, err
 		}
+		if l.awake {
+			if err := conns[i].stayAwake(); err != nil {
+				return loadResult{}, err
+			}
+		}
 	}
 	warmUp := min(duration/5, 500*time.Millisecond)
 	if l.most > 0 {
@@ -166,11 +184,16 @@ func (l load) run(ctx context.Context, duration time.Duration) (loadResult, erro
 	defer counted.Stop()
 
 	latencies := make([][]time.Duration, l.conns)
+	answered := make([]int, l.conns) // in the warm-up, too
 	errs := make([]error, l.conns)
+	before, err := l.of.cpuTime()
+	if err != nil {
+		return loadResult{}, err
+	}
 	var wg sync.WaitGroup
 	for i, c := range conns {
 		_ = c.SetDeadline(until.Add(30 * time.Second))
-		wg.Go(func() { latencies[i], errs[i] = l.work(ctx, i, c, from, until) })
+		wg.Go(func() { latencies[i], answered[i], errs[i] = l.work(ctx, i, c, from, until) })
 	}
 	wg.Wait()
 	end := time.Now()
@@ -178,6 +201,10 @@ func (l load) run(ctx context.Context, duration time.Duration) (loadResult, erro
 		end = until
 	}
 	used := cpu.end()
+	after, err := l.of.cpuTime()
+	if err != nil {
+		return loadResult{}, err
+	}
 	// What fails on one connection mostly fails on all of them. One error says it.
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if err := cmp.Or(ctx.Err(), errors.Join(errs[:min(1, len(errs))]...)); err != nil {
@@ -188,7 +215,15 @@ func (l load) run(ctx context.Context, duration time.Duration) (loadResult, erro
 		return loadResult{}, errors.New("not one request was answered in the time")
 	}
 	slices.Sort(all)
+	requests := 0
+	for _, n := range answered {
+		requests += n
+	}
+	if l.awake {
+		used = busy(conns)
+	}
 	return loadResult{
+		server:    (after - before) / time.Duration(requests),
 		requests:  len(all),
 		perSecond: float64(len(all)) / end.Sub(from).Seconds(),
 		p50:       all[len(all)/2],
@@ -197,20 +232,22 @@ func (l load) run(ctx context.Context, duration time.Duration) (loadResult, erro
 	}, nil
 }
 
-func (l load) work(ctx context.Context, i int, c *conn, from, until time.Time) ([]time.Duration, error) {
+// work returns the latencies that count, and how many requests were answered in all.
+func (l load) work(ctx context.Context, i int, c *conn, from, until time.Time) ([]time.Duration, int, error) {
 	share := l.most / l.conns
 	if i < l.most%l.conns {
 		share++
 	}
 	latencies := make([]time.Duration, 0, 4096)
 	now := time.Now()
-	for n := 0; (l.most == 0 || n < share) && now.Before(until) && ctx.Err() == nil; n++ {
+	n := 0
+	for ; (l.most == 0 || n < share) && now.Before(until) && ctx.Err() == nil; n++ {
 		status, err := c.do(l.next(i, n))
 		if err != nil {
-			return nil, err
+			return nil, n, err
 		}
 		if !l.ok(status) {
-			return nil, fmt.Errorf("answered with status %d: %s", status, c.buf[:min(c.have, 200)])
+			return nil, n, fmt.Errorf("answered with status %d: %s", status, c.buf[:min(c.have, 200)])
 		}
 		done := time.Now()
 		if !now.Before(from) && !done.After(until) {
@@ -218,7 +255,7 @@ func (l load) work(ctx context.Context, i int, c *conn, from, until time.Time) (
 		}
 		now = done
 	}
-	return latencies, nil
+	return latencies, n, nil
 }
 
 // usage measures how many cores this process takes.
@@ -337,7 +374,58 @@ func (c *conn) fill() error {
 	if c.have == len(c.buf) {
 		return errors.New("an answer was larger than expected")
 	}
+	if c.raw != nil {
+		return c.look()
+	}
 	n, err := c.Read(c.buf[c.have:])
 	c.have += n
 	return err
+}
+
+// stayAwake makes fill look for what comes instead of sleeping until it does.
+func (c *conn) stayAwake() (err error) {
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok {
+		return errors.New("only TCP can be looked at without waiting")
+	}
+	c.raw, err = tcp.SyscallConn()
+	return err
+}
+
+// look reads what there is room for in buf, and lets others look when there is nothing yet.
+func (c *conn) look() error {
+	for {
+		var n int
+		var err error
+		looked := c.raw.Read(func(fd uintptr) bool {
+			n, err = syscall.Read(int(fd), c.buf[c.have:])
+			return true // whatever was there: it is not to be waited for
+		})
+		if looked != nil {
+			return looked // the deadline is over
+		}
+		c.looks++
+		switch {
+		case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINTR):
+			c.idle++
+			runtime.Gosched()
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+		c.have += n
+		return nil
+	}
+}
+
+// busy is the share of looks that found something. Near 1, whoever looks is what is waited for.
+func busy(conns []*conn) float64 {
+	looks, idle := 0, 0
+	for _, c := range conns {
+		looks += c.looks
+		idle += c.idle
+	}
+	return 1 - float64(idle)/float64(max(looks, 1))
 }

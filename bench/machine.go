@@ -204,6 +204,31 @@ func (m *machine) disk(ctx context.Context, size int, pace time.Duration) (diskR
 	return r, errors.Join(ctx.Err(), p.stop(syscall.SIGKILL))
 }
 
+// cpuTime is the processor time that a child has used, in steps of 10 ms; 0 if there is no child.
+func (p *process) cpuTime() (time.Duration, error) {
+	if p == nil {
+		return 0, nil
+	}
+	content, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(content), ") ") // behind the name
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("/proc tells nothing of the server's processor time")
+	}
+	var ticks int
+	for _, field := range fields[11:13] { // in programs, and in the system
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
 // rss returns the resident memory of a child now, and the most it ever was, in bytes.
 func (p *process) rss() (now, peak float64, err error) {
 	content, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")

@@ -10,15 +10,10 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 )
 
-const (
-	itemsPath       = "/v1/items/"
-	itemSubscribers = 1000
-	itemTurns       = 5
-)
+const itemsPath = "/v1/items/"
 
 // itemValue is an object of about recordBytes that names the number n as payload does.
 func itemValue(n int) []byte {
@@ -28,35 +23,6 @@ func itemValue(n int) []byte {
 // itemMessage is what an item of this value is as an entry of its stream.
 func itemMessage(value []byte) []byte {
 	return fmt.Appendf(nil, `{"type":"item","key":"k000","value":%s,"headers":{"operation":"update","timestamp":"2026-01-01T00:00:00.000Z"}}`, value)
-}
-
-// turns measures loads one after the other, several times, so that whatever else the machine does meets all
-// of them. Rates and cores are means of the turns, latencies medians.
-func turns(ctx context.Context, duration time.Duration, loads ...load) ([]loadResult, error) {
-	all := make([][]loadResult, len(loads))
-	for range itemTurns {
-		for i, l := range loads {
-			r, err := l.run(ctx, duration/itemTurns)
-			if err != nil {
-				return nil, err
-			}
-			all[i] = append(all[i], r)
-		}
-	}
-	means := make([]loadResult, len(loads))
-	for i, rs := range all {
-		var p50, p99 []time.Duration
-		for _, r := range rs {
-			means[i].requests += r.requests
-			means[i].perSecond += r.perSecond / itemTurns
-			means[i].cpu += r.cpu / itemTurns
-			p50, p99 = append(p50, r.p50), append(p99, r.p99)
-		}
-		slices.Sort(p50)
-		slices.Sort(p99)
-		means[i].p50, means[i].p99 = p50[itemTurns/2], p99[itemTurns/2]
-	}
-	return means, nil
 }
 
 // itemWrites measures items that are set and updated, against appends of the bytes that they are in the
@@ -80,9 +46,9 @@ func itemWrites(conns int) func(context.Context, *machine) ([]result, error) {
 		appended := request("POST", streamPath("items-append-0"), jsonType, itemMessage(itemValue(0)))
 		key := func(c, i int) int { return (i*conns + c) % keys }
 		r, err := turns(ctx, 3*m.opts.duration,
-			load{addr: p.addr, conns: conns, next: func(int, int) []byte { return appended }},
-			load{addr: p.addr, conns: conns, next: func(c, i int) []byte { return set[key(c, i)] }},
-			load{addr: p.addr, conns: conns, next: func(c, i int) []byte { return update[key(c, i)] }})
+			load{of: p, addr: p.addr, conns: conns, next: func(int, int) []byte { return appended }},
+			load{of: p, addr: p.addr, conns: conns, next: func(c, i int) []byte { return set[key(c, i)] }},
+			load{of: p, addr: p.addr, conns: conns, next: func(c, i int) []byte { return update[key(c, i)] }})
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +56,7 @@ func itemWrites(conns int) func(context.Context, *machine) ([]result, error) {
 			return result{
 				Name: fmt.Sprintf("items/%s/%d", name, conns), Value: r.perSecond, Unit: "/s",
 				Limit: limit.perSecond, LimitName: "appends of the same bytes", Target: target,
-				GeneratorCPU: r.cpu, LimitCPU: limit.cpu, Note: latencies(r),
+				GeneratorCPU: r.cpu, LimitCPU: limit.cpu, Note: latencies(r) + "; " + serverTimes(r, limit),
 			}
 		}
 		return []result{row("set", r[1], r[0], 0.8), row("update", r[2], r[0], 0.6)}, nil
@@ -116,13 +82,15 @@ func itemReads(ctx context.Context, m *machine) ([]result, error) {
 		return nil, err
 	}
 	next := func(c, i int) []byte { return get[(i*conns+c)%keys] }
-	r, err := turns(ctx, 2*m.opts.duration, load{addr: bare.addr, conns: conns, next: next}, load{addr: p.addr, conns: conns, next: next})
+	r, err := turns(ctx, 2*m.opts.duration,
+		load{of: bare, addr: bare.addr, conns: conns, next: next, awake: true},
+		load{of: p, addr: p.addr, conns: conns, next: next, awake: true})
 	if err != nil {
 		return nil, err
 	}
 	return []result{{
 		Name: "items/get/16", Value: r[1].perSecond, Unit: "/s", Limit: r[0].perSecond, LimitName: "empty handler", Target: 0.7,
-		GeneratorCPU: r[1].cpu, LimitCPU: r[0].cpu, Note: latencies(r[1]),
+		GeneratorCPU: r[1].cpu, LimitCPU: r[0].cpu, Note: latencies(r[1]) + "; " + serverTimes(r[1], r[0]),
 	}}, nil
 }
 
@@ -262,7 +230,7 @@ func itemFrame() []byte {
 }
 
 // subscribedItems starts a server with one item, n subscribers of its group, and a connection for a writer.
-func (m *machine) subscribedItems(n int) (p *process, rs *readers, writer *conn, err error) {
+func (m *machine) subscribedItems(_ context.Context, n int) (p *process, rs *readers, writer *conn, err error) {
 	if p, err = m.serve(""); err != nil {
 		return nil, nil, nil, err
 	}
@@ -274,150 +242,6 @@ func (m *machine) subscribedItems(n int) (p *process, rs *readers, writer *conn,
 	}
 	rs, err = joined(p.addr, "live", n)
 	return p, rs, writer, err
-}
-
-// itemFanOut measures how fast changes reach 1,000 subscribers, with a writer that waits until all have the
-// last one.
-func itemFanOut(ctx context.Context, m *machine) ([]result, error) {
-	bare, err := m.peer("frames", strconv.Itoa(itemSubscribers), "items")
-	if err != nil {
-		return nil, err
-	}
-	limit, err := subscribe(bare.addr, "/", itemSubscribers)
-	if err != nil {
-		return nil, err
-	}
-	limit.start(nil)
-	limitRate, limitCPU, err := limit.rate(ctx, m.opts.duration, func(int) error {
-		return limit.await(ctx, limit.delivered.Load()+1)
-	})
-	limit.close()
-	m.stopAll()
-	if err != nil {
-		return nil, err
-	}
-	_, rs, writer, err := m.subscribedItems(itemSubscribers)
-	if err != nil {
-		return nil, err
-	}
-	defer writer.hangUp()
-	defer rs.close()
-	rs.start(nil)
-	rate, cpu, err := rs.rate(ctx, m.opts.duration, func(n int) error {
-		if err := rs.await(ctx, int64(n)*itemSubscribers); err != nil {
-			return err
-		}
-		return setOne(writer, n)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return []result{{
-		Name: "items/fanout/1000/max", Value: rate, Unit: "/s", Limit: limitRate, LimitName: "bare write loop", Target: 0.5,
-		GeneratorCPU: cpu, LimitCPU: limitCPU, Note: number(rate/itemSubscribers) + " changes/s",
-	}}, nil
-}
-
-// itemLatency measures the time from a change to its arrival at each of 1,000 subscribers, with 50 changes a
-// second: first while all of them read, and then with one more that does not.
-func itemLatency(ctx context.Context, m *machine) ([]result, error) {
-	p, rs, writer, err := m.subscribedItems(itemSubscribers)
-	if err != nil {
-		return nil, err
-	}
-	defer writer.hangUp()
-	defer rs.close()
-	const perSecond = 50
-	changes := int(m.opts.duration.Seconds() * perSecond)
-	sent := make([]atomic.Int64, 2*changes+1)
-	epoch := time.Now()
-	took := make([][]time.Duration, itemSubscribers)
-	rs.start(func(reader, n int, at time.Time) {
-		took[reader] = append(took[reader], at.Sub(epoch)-time.Duration(sent[n].Load()))
-	})
-	pass := func(from int) (float64, error) {
-		var cpu usage
-		cpu.begin()
-		tick := time.NewTicker(time.Second / perSecond)
-		defer tick.Stop()
-		for n := from; n < from+changes; n++ {
-			<-tick.C
-			sent[n].Store(int64(time.Since(epoch)))
-			if err := setOne(writer, n); err != nil {
-				return 0, err
-			}
-		}
-		return cpu.end(), rs.await(ctx, int64(from+changes-1)*itemSubscribers)
-	}
-	used, err := pass(1)
-	if err != nil {
-		return nil, err
-	}
-	stalled, err := joined(p.addr, "live", 1)
-	if err != nil {
-		return nil, err
-	}
-	defer stalled.close()
-	if _, err := pass(1 + changes); err != nil {
-		return nil, err
-	}
-	rs.close()
-	var alone, beside []time.Duration
-	for _, one := range took {
-		alone, beside = append(alone, one[:changes]...), append(beside, one[changes:]...)
-	}
-	slices.Sort(alone)
-	slices.Sort(beside)
-	p99 := func(all []time.Duration) float64 { return all[len(all)*99/100].Seconds() * 1e3 }
-	return []result{
-		{
-			Name: "items/fanout/1000/p99", Value: p99(alone), Unit: "ms", Limit: 50, LimitName: "agreed", Target: 1, Less: true, GeneratorCPU: used,
-			Note: fmt.Sprintf("50 changes/s; p50 %s ms, worst %s ms", number(alone[len(alone)/2].Seconds()*1e3), number(alone[len(alone)-1].Seconds()*1e3)),
-		},
-		{
-			Name: "items/fanout/1000/stalled", Value: p99(beside), Unit: "ms", Limit: p99(alone), LimitName: "without it", Target: 1.3, Less: true,
-			Note: "99th percentile beside a subscriber that reads nothing",
-		},
-	}, nil
-}
-
-// itemIdle measures what a subscriber costs while nothing changes.
-func itemIdle(ctx context.Context, m *machine) ([]result, error) {
-	n, err := openFiles(5000)
-	if err != nil {
-		return nil, err
-	}
-	p, rs, writer, err := m.subscribedItems(1)
-	if err != nil {
-		return nil, err
-	}
-	defer writer.hangUp()
-	defer rs.close()
-	before, err := p.settled(ctx)
-	if err != nil {
-		return nil, err
-	}
-	more, err := joined(p.addr, "live", n)
-	if err != nil {
-		return nil, err
-	}
-	defer more.close()
-	more.start(nil)
-	after, err := p.settled(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// They must be subscribers indeed.
-	if err := setOne(writer, 1); err != nil {
-		return nil, err
-	}
-	if err := more.await(ctx, int64(n)); err != nil {
-		return nil, err
-	}
-	return []result{{
-		Name: "items/idle/subscribers", Value: (after - before) / 1024 / float64(n), Unit: "KiB each",
-		Limit: 16, LimitName: "agreed", Target: 1, Less: true, Note: fmt.Sprintf("%d subscribers", n),
-	}}, nil
 }
 
 // itemJoin measures how long it takes to join a group of 10,000 items, against writing the same bytes.

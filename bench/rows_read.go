@@ -442,68 +442,9 @@ func delivery(ctx context.Context, m *machine) ([]result, error) {
 	}}, nil
 }
 
-const fanOutReaders = 1000
-
-// fanOut measures how fast records reach 1,000 readers: first with a writer that waits until all have the
-// last record, so that every delivery is a write of its own, then with one that is ahead of them.
-func fanOut(ctx context.Context, m *machine) ([]result, error) {
-	bare, err := m.peer("frames", strconv.Itoa(fanOutReaders))
-	if err != nil {
-		return nil, err
-	}
-	limit, err := subscribe(bare.addr, "/", fanOutReaders)
-	if err != nil {
-		return nil, err
-	}
-	limit.start(nil)
-	limitRate, limitCPU, err := limit.rate(ctx, m.opts.duration, func(int) error {
-		return limit.await(ctx, limit.delivered.Load()+1)
-	})
-	limit.close()
-	m.stopAll()
-	if err != nil {
-		return nil, err
-	}
-
-	var rows []result
-	for _, kind := range []struct {
-		name   string
-		ahead  int
-		target float64
-	}{{"fanout/1000/max", 0, 0.5}, {"fanout/1000/ahead", 16, 0}} {
-		rate, cpu, err := m.fanOutAhead(ctx, kind.ahead)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, result{
-			Name: kind.name, Value: rate, Unit: "/s", Limit: limitRate, LimitName: "bare write loop", Target: kind.target,
-			GeneratorCPU: cpu, LimitCPU: limitCPU, Note: number(rate/fanOutReaders) + " appends/s",
-		})
-	}
-	return rows, nil
-}
-
-// fanOutAhead returns the deliveries in a second with a writer that is so many records ahead of the readers.
-func (m *machine) fanOutAhead(ctx context.Context, ahead int) (perSecond, cores float64, err error) {
-	_, rs, writer, err := m.subscribed(ctx, fanOutReaders)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer m.stopAll()
-	defer writer.hangUp()
-	defer rs.close()
-	rs.start(nil)
-	return rs.rate(ctx, m.opts.duration, func(n int) error {
-		if err := rs.await(ctx, int64(n-ahead)*fanOutReaders); err != nil {
-			return err
-		}
-		return publish(writer, n)
-	})
-}
-
 // rate repeats step for the duration, after a warm-up, and returns the deliveries in a second and the
 // cores that this process used.
-func (rs *readers) rate(ctx context.Context, duration time.Duration, step func(n int) error) (perSecond, cores float64, err error) {
+func (rs *readers) rate(ctx context.Context, duration time.Duration, step func(n int) error) (loadResult, error) {
 	var cpu usage
 	var before int64
 	var counted time.Time
@@ -517,50 +458,8 @@ func (rs *readers) rate(ctx context.Context, duration time.Duration, step func(n
 			break
 		}
 		if err := errors.Join(ctx.Err(), step(n)); err != nil {
-			return 0, 0, err
+			return loadResult{}, err
 		}
 	}
-	return float64(rs.delivered.Load()-before) / time.Since(counted).Seconds(), cpu.end(), nil
-}
-
-// fanOutLatency measures the time from an append to its arrival at each of 1,000 readers, with 50 appends a
-// second.
-func fanOutLatency(ctx context.Context, m *machine) ([]result, error) {
-	const perSecond = 50
-	_, rs, writer, err := m.subscribed(ctx, fanOutReaders)
-	if err != nil {
-		return nil, err
-	}
-	defer writer.hangUp()
-	defer rs.close()
-	appends := int(m.opts.duration.Seconds() * perSecond)
-	sent := make([]atomic.Int64, appends)
-	epoch := time.Now()
-	took := make([][]time.Duration, fanOutReaders)
-	rs.start(func(reader, n int, at time.Time) {
-		took[reader] = append(took[reader], at.Sub(epoch)-time.Duration(sent[n].Load()))
-	})
-	var cpu usage
-	cpu.begin()
-	tick := time.NewTicker(time.Second / perSecond)
-	defer tick.Stop()
-	for n := range appends {
-		<-tick.C
-		sent[n].Store(int64(time.Since(epoch)))
-		if err := publish(writer, n); err != nil {
-			return nil, err
-		}
-	}
-	used := cpu.end()
-	if err := rs.await(ctx, int64(appends)*fanOutReaders); err != nil {
-		return nil, err
-	}
-	rs.close()
-	all := slices.Concat(took...)
-	slices.Sort(all)
-	return []result{{
-		Name: "fanout/1000/p99", Value: all[len(all)*99/100].Seconds() * 1e3, Unit: "ms",
-		Limit: 50, LimitName: "agreed", Target: 1, Less: true, GeneratorCPU: used,
-		Note: fmt.Sprintf("50 appends/s; p50 %s ms, worst %s ms", number(all[len(all)/2].Seconds()*1e3), number(all[len(all)-1].Seconds()*1e3)),
-	}}, nil
+	return loadResult{perSecond: float64(rs.delivered.Load()-before) / time.Since(counted).Seconds(), cpu: cpu.end()}, nil
 }

@@ -45,48 +45,6 @@ func openFiles(n int) (int, error) {
 	return min(n, int(limit.Cur)-200), err
 }
 
-// idleReaders measures what a reader of server-sent events costs while nothing is written.
-func idleReaders(ctx context.Context, m *machine) ([]result, error) {
-	n, err := openFiles(5000)
-	if err != nil {
-		return nil, err
-	}
-	p, rs, writer, err := m.subscribed(ctx, 1)
-	if err != nil {
-		return nil, err
-	}
-	defer writer.hangUp()
-	defer rs.close()
-	if err := publish(writer, 0); err != nil {
-		return nil, err
-	}
-	before, err := p.settled(ctx)
-	if err != nil {
-		return nil, err
-	}
-	more, err := subscribe(p.addr, streamPath("live-0")+live, n)
-	if err != nil {
-		return nil, err
-	}
-	defer more.close()
-	more.start(nil)
-	after, err := p.settled(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// They must be readers indeed.
-	if err := publish(writer, 1); err != nil {
-		return nil, err
-	}
-	if err := more.await(ctx, int64(n)); err != nil {
-		return nil, err
-	}
-	return []result{{
-		Name: "idle/readers", Value: (after - before) / 1024 / float64(n), Unit: "KiB each",
-		Limit: 16, LimitName: "agreed", Target: 1, Less: true, Note: fmt.Sprintf("%d readers", n),
-	}}, nil
-}
-
 // idleStreams measures what 100,000 streams cost that nobody uses, and how long a restart with them takes.
 func idleStreams(ctx context.Context, m *machine) ([]result, error) {
 	const streams, spaces, conns = 100_000, 100, 16
