@@ -88,6 +88,17 @@ func (g *Guard) TailSpaceItems(ctx context.Context, space runnel.Space, groupPre
 	})
 }
 
+// FollowItems needs read and write of the space: it is for who moves the cursor.
+func (g *Guard) FollowItems(ctx context.Context, place runnel.CursorName, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	may := mayDoIn(ctx, "read", Read, place.Space)
+	if may == nil {
+		may = mayDoIn(ctx, "move a cursor of", Write, place.Space)
+	}
+	return following(ctx, may, func(ctx context.Context) iter.Seq2[runnel.ItemBatch, error] {
+		return g.log.FollowItems(ctx, place, groupPrefix, after)
+	})
+}
+
 // ItemGroups leaves out what may not be read.
 func (g *Guard) ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error] {
 	return following(ctx, known(ctx, space.Validate()), func(ctx context.Context) iter.Seq2[runnel.Info, error] {

@@ -176,6 +176,9 @@ var operations = []operation{
 		defer cancel()
 		return ignore(first(g.TailSpaceItems(ctx, chats, "", 0)), context.DeadlineExceeded)
 	}},
+	{name: "FollowItems", needs: []string{"runnel:read:chats", "runnel:write:chats"}, besides: "runnel:read:chats/42", do: func(ctx context.Context, g *auth.Guard) error {
+		return ignore(first(g.FollowItems(ctx, runnel.CursorName{Space: chats, Name: "c"}, "", 0)), runnel.ErrNotFound)
+	}},
 	{name: "WatchItems", needs: []string{"runnel:read:chats/room#alice"}, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.WatchItems(ctx, runnel.ItemWatch{Space: chats, Group: "room", Item: new("alice")}))
 	}},

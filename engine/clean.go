@@ -208,6 +208,9 @@ func (c *cleaner) sweep(ctx context.Context) {
 
 // clear drops the data of deleted segments, and takes back the references of deleted forks.
 func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
+	if err := c.e.freeEnded(ctx, part); err != nil {
+		return err
+	}
 	var trash []uint64
 	for pair, err := range c.e.driver.Scan(ctx, part, kindRange(keyTrash)) {
 		if err != nil {
@@ -243,10 +246,15 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 	}
 	var done [][]byte
 	for _, id := range trash {
-		for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyItem, keyLink} {
-			if done, err = c.e.drop(ctx, part, segmentRange(kind, id), done); err != nil {
-				return err
-			}
+		ended, err := sp.ended(ctx, id)
+		if err != nil {
+			return err
+		}
+		if ended != nil {
+			continue // what forks have read until now is kept for others
+		}
+		if done, err = c.e.dropSegment(ctx, part, id, done); err != nil {
+			return err
 		}
 		done = append(done, trashKey(id))
 	}
@@ -261,6 +269,17 @@ func (c *cleaner) clear(ctx context.Context, part storage.Partition) error {
 		done = append(done, releaseKey(reference))
 	}
 	return sp.removeRows(ctx, done)
+}
+
+// dropSegment removes the data of a segment from storage, and adds keys that the caller is to remove.
+func (e *Engine) dropSegment(ctx context.Context, part storage.Partition, id uint64, keys [][]byte) ([][]byte, error) {
+	for _, kind := range []byte{keyRun, keyProducer, keyReference, keyMutable, keyCursor, keyOnce, keyMark, keyItem, keyLink} {
+		var err error
+		if keys, err = e.drop(ctx, part, segmentRange(kind, id), keys); err != nil {
+			return keys, err
+		}
+	}
+	return keys, nil
 }
 
 // few is how many keys are removed one by one rather than as a range, which leaves a mark that costs
@@ -391,7 +410,7 @@ func (c *cleaner) lookAt(ctx context.Context, addr runnel.Segment, id uint64, ke
 		}
 	}
 	ended := false
-	err = seg.sp.write(ctx, 22*rowBytes+2*seg.descriptorBytes(), 12, func(t *tx) error {
+	err = seg.sp.write(ctx, 6*rowBytes+endBytes+2*seg.descriptorBytes(), 12, func(t *tx) error {
 		st := seg.staged
 		if seg.stale.Load() {
 			return errRetry

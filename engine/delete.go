@@ -8,8 +8,8 @@ import (
 	"github.com/runnelhq/runnel/record"
 )
 
-// Delete removes a segment and returns when that is durable: no reader sees any of it afterwards, and
-// the name is free. A segment that forks read is only soft-deleted: its name stays taken, and its data
+// Delete removes a segment and returns when that is durable: no reader sees any of it afterwards, but one of
+// FollowItems that had not read it yet, and the name is free. A segment that forks read is only soft-deleted: its name stays taken, and its data
 // is kept until the last fork is gone. The space of the data is given back later.
 //
 // It fails with runnel.ErrNotFound, or with ErrSoftDeleted if that has been done before.
@@ -31,7 +31,7 @@ func (e *Engine) tryDelete(ctx context.Context, addr runnel.Segment) error {
 		return err
 	}
 	defer seg.release()
-	err = seg.sp.write(ctx, 18*rowBytes+2*seg.descriptorBytes(), 10, func(t *tx) error {
+	err = seg.sp.write(ctx, 2*rowBytes+endBytes+2*seg.descriptorBytes(), 10, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry
 		}
@@ -67,7 +67,7 @@ func (t *tx) softDelete(seg *segment) {
 
 // What the end of a segment may add to a batch, besides what descriptorBytes says twice.
 const (
-	endBytes = 16 * rowBytes
+	endBytes = 16*rowBytes + runnel.MaxSegmentBytes
 	endOps   = 8
 )
 
@@ -84,7 +84,9 @@ func (t *tx) end(seg *segment) {
 	if at := st.desc.ExpiresAt; at > 0 {
 		t.remove(dueKey(at, id))
 	}
-	t.put(trashKey(id), nil)
+	if !st.desc.Items || st.desc.SoftDeleted {
+		t.put(trashKey(id), nil)
+	}
 	if f := st.desc.Fork; f != nil {
 		release := record.Release{Space: f.Space, Segment: f.Segment, SourceID: f.SourceID}
 		t.put(releaseKey(f.Reference), release.Append(nil))

@@ -195,7 +195,7 @@ func (e *Engine) usable(ctx context.Context, seg *segment, st *state, micros int
 	if err == nil || st.desc == nil || st.desc.SoftDeleted || e.Err() != nil {
 		return err
 	}
-	werr := seg.sp.write(ctx, 18*rowBytes+2*seg.descriptorBytes(), 10, func(t *tx) error {
+	werr := seg.sp.write(ctx, 2*rowBytes+endBytes+2*seg.descriptorBytes(), 10, func(t *tx) error {
 		if seg.stale.Load() {
 			return errRetry
 		}

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
@@ -109,6 +111,198 @@ func TestADeletionIsForgottenAfterAWhileButNotByWhoHasAPlace(t *testing.T) {
 			t.Fatalf("%q, %v", news, err)
 		}
 	})
+}
+
+// followed returns what a reader is told that has stored a place in a space, in five seconds of fake time.
+func (w *world) followed(place runnel.CursorName) (news []string) {
+	w.t.Helper()
+	at, err := w.Cursor(ctx, place)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stamp := int64(0)
+	for b, err := range w.FollowItems(ctx, place, "", runnel.Position(at.Place)) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, c := range b.Changes {
+			news = append(news, fmt.Sprintf("%s/%s %s", b.Segment.Name, c.Key, c.Op))
+			if c.Stamp <= stamp {
+				w.t.Errorf("%s is stamped %d after %d", news[len(news)-1], c.Stamp, stamp)
+			}
+			stamp = c.Stamp
+		}
+		if b.Deleted {
+			news, stamp = append(news, b.Segment.Name+" is gone"), b.Stamp
+		}
+	}
+	return news
+}
+
+// come stores a place.
+func (w *world) come(place runnel.CursorName, to runnel.Position) {
+	w.t.Helper()
+	if _, err := w.Transact(ctx, place.Space, runnel.Transaction{Cursors: []runnel.CursorMove{{Name: place.Name, Place: uint64(to)}}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// head is the last position of the space s.
+func (w *world) head() runnel.Position {
+	w.t.Helper()
+	info, err := w.StatSpace(ctx, runnel.Space{Name: "s"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return info.Head
+}
+
+var triggerPlace = runnel.CursorName{Space: runnel.Space{Name: "s"}, Name: "trigger/t"}
+
+func TestWhoHasAPlaceIsToldWhatADeletedGroupHad(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{ItemHistory: time.Hour})
+		defer func() { _ = w.Close() }()
+		w.set("s/before", "1", "1")
+		from := w.head()
+		w.come(triggerPlace, from)
+		w.set("s/g", "a", "1", "b", "2")
+		w.set("s/g", "a", "3")
+		w.set("s/g", "b", "")
+		if err := w.Delete(ctx, at("s/g")); err != nil {
+			t.Fatal(err)
+		}
+		w.set("s/g", "c", "4")
+		const all = "g/a create, g/b create, g/a update, g/b delete, g is gone, g/c create"
+		for range 3 {
+			pass(15 * time.Minute) // sweeps find nothing to drop, and the timeline stays
+			if news := strings.Join(w.followed(triggerPlace), ", "); news != all {
+				t.Fatalf("%s\nwant %s", news, all)
+			}
+			if news, err := w.told("s", from); err != nil || strings.Join(news, ", ") != "g is gone, g/c create" {
+				t.Fatalf("who has no place is told %q, %v", news, err)
+			}
+			w.crash()
+		}
+		pass(30 * time.Minute)
+		if news := strings.Join(w.followed(triggerPlace), ", "); news != "g is gone, g/c create" {
+			t.Fatalf("after the while that history is kept it is told %s", news)
+		}
+	})
+}
+
+func TestWhatADeletedGroupHadGoesWhenAllPlacesHavePassed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kept := new(memory.Driver)
+		w := newWorld(t, kept, engine.Config{})
+		defer w.Close()
+		rows := func() (n int) {
+			for _, err := range kept.Scan(ctx, at("s/g").In(), storage.Range{From: []byte{'e'}, To: []byte{'f'}}) {
+				if n++; err != nil {
+					t.Fatal(err)
+				}
+			}
+			return n
+		}
+		other := runnel.CursorName{Space: triggerPlace.Space, Name: "other"}
+		w.set("s/stays", "a", "1")
+		w.come(triggerPlace, w.head())
+		w.come(other, w.head())
+		for range 100 {
+			w.set("s/g", "a", "1")
+		}
+		for _, place := range []runnel.CursorName{triggerPlace, other} {
+			if err := w.Delete(ctx, at("s/g")); err != nil && !errors.Is(err, runnel.ErrNotFound) {
+				t.Fatal(err)
+			}
+			pass(time.Minute)
+			if n := rows(); n != 101 {
+				t.Fatalf("%d runs are left of 101 while places have not passed the deletion", n)
+			}
+			w.come(place, w.head())
+		}
+		pass(time.Minute)
+		if n := rows(); n != 1 {
+			t.Fatalf("%d runs are left of 1 when all places have passed the deletion", n)
+		}
+		// Nobody has a place before it: it goes at once.
+		w.set("s/g", "a", "1")
+		w.come(triggerPlace, w.head())
+		w.come(other, w.head())
+		if err := w.DeleteCursor(ctx, other); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.DeleteCursor(ctx, triggerPlace); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Delete(ctx, at("s/g")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := rows(); n != 1 {
+			t.Fatalf("%d runs are left of 1 when there are no places", n)
+		}
+	})
+}
+
+func TestAForkKeepsWhatADeletedGroupHadForWhoHasAPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{})
+		defer w.Close()
+		w.come(triggerPlace, 0)
+		w.set("s/g", "a", "1")
+		w.create("forks/f", runnel.CreateOptions{Fork: &runnel.ForkFrom{Source: at("s/g"), Latest: true}})
+		if err := w.Delete(ctx, at("s/g")); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if news := strings.Join(w.followed(triggerPlace), ", "); news != "g/a create, g is gone" {
+				t.Fatal(news)
+			}
+			if err := w.Delete(ctx, at("forks/f")); err != nil && !errors.Is(err, runnel.ErrNotFound) {
+				t.Fatal(err)
+			}
+			pass(time.Minute)
+		}
+		w.come(triggerPlace, w.head())
+		pass(time.Minute)
+		if items, err := w.Items(ctx, at("s/g"), runnel.ItemQuery{}); !errors.Is(err, runnel.ErrNotFound) {
+			t.Fatalf("%v, %v", items, err)
+		}
+	})
+}
+
+func TestOnlyWhoHasAPlaceFollows(t *testing.T) {
+	w := inMemory(t)
+	w.set("s/g", "a", "1")
+	for name, c := range map[string]struct {
+		place runnel.CursorName
+		after runnel.Position
+		want  error
+	}{
+		"no cursor":                  {runnel.CursorName{Space: triggerPlace.Space, Name: "none"}, 1, runnel.ErrNotFound},
+		"one of a group":             {runnel.CursorName{Space: triggerPlace.Space, Segment: "g", Name: "c"}, 1, runnel.ErrInvalid},
+		"from before the stored one": {triggerPlace, 0, runnel.ErrInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.come(triggerPlace, 1)
+			if _, err := w.Transact(ctx, triggerPlace.Space, runnel.Transaction{Cursors: []runnel.CursorMove{{Segment: "g", Name: "c", Place: 1}}}); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range w.FollowItems(ctx, c.place, "", c.after) {
+				if !errors.Is(err, c.want) {
+					t.Fatalf("%v, want %v", err, c.want)
+				}
+				return
+			}
+			t.Fatal("it ended")
+		})
+	}
 }
 
 func TestWhoFollowsASpaceIsToldThatHistoryIsGone(t *testing.T) {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -68,6 +67,28 @@ func (e *Engine) TailItems(ctx context.Context, addr runnel.Segment, id uint64, 
 // runnel.ErrTrimmed where changes after the position may have been let go of, which no stored place of the space has
 // yet to pass.
 func (e *Engine) TailSpaceItems(ctx context.Context, space runnel.Space, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return e.tailSpaceItems(ctx, space, groups, after, false)
+}
+
+// FollowItems is TailSpaceItems for a reader that moves a cursor of the space, and has come to a position that is not
+// before the stored one. It is told what has changed in segments before they were deleted, too: that is kept until
+// all cursors of the space have passed the deletion, at most for Config.ItemHistory, or DefaultItemHistory where
+// history is kept for ever. It fails with runnel.ErrNotFound when there is no such cursor.
+func (e *Engine) FollowItems(ctx context.Context, place runnel.CursorName, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return func(yield func(runnel.ItemBatch, error) bool) {
+		at, err := e.Cursor(ctx, place)
+		if err == nil && (place.Segment != "" || after < runnel.Position(at.Place)) {
+			err = &runnel.InvalidError{What: "place", Rule: fmt.Sprintf("must be that of a space, and not beyond %d, from where on it is read", after)}
+		}
+		if err != nil {
+			yield(runnel.ItemBatch{}, err)
+			return
+		}
+		e.tailSpaceItems(ctx, place.Space, groups, after, true)(yield)
+	}
+}
+
+func (e *Engine) tailSpaceItems(ctx context.Context, space runnel.Space, groups string, after runnel.Position, ended bool) iter.Seq2[runnel.ItemBatch, error] {
 	return func(yield func(runnel.ItemBatch, error) bool) {
 		fail := func(err error) { yield(runnel.ItemBatch{}, err) }
 		t, err := e.ReadSpace(ctx, space, after)
@@ -82,6 +103,7 @@ func (e *Engine) TailSpaceItems(ctx context.Context, space runnel.Space, groups 
 		}
 		defer sp.unfollow()
 		r := spaceItemReader{e: e, sp: sp, groups: groups, at: t.From, timeline: e.timelineReader(space, t.From), yield: yield}
+		r.timeline.ended, r.gone = ended, goneReader{sp: sp, at: t.From}
 		for head := t.Head; ; {
 			more, err := r.read(ctx, head)
 			if err != nil {
@@ -110,15 +132,13 @@ type spaceItemReader struct {
 	changes changeReader
 	known   map[uint64]bool // whether the segment is one of items, asked again in each round for its lead
 	leads   map[uint64]int64
-	gone    []goneSegment // deletions that have yet to be told
+	gone    goneReader // of deletions that have yet to be told
 }
 
 // read tells what there is through a head that is durable, and whether the consumer wants more.
 func (r *spaceItemReader) read(ctx context.Context, head runnel.Position) (more bool, err error) {
 	r.known, r.leads = make(map[uint64]bool), make(map[uint64]int64)
-	if r.gone, err = r.sp.goneBetween(ctx, r.at, head); err != nil {
-		return false, err
-	}
+	r.gone.through = head
 	more = r.timeline.read(ctx, head, func(b runnel.SpaceBatch, failed error) bool {
 		if err = failed; err != nil {
 			return false
@@ -133,22 +153,34 @@ func (r *spaceItemReader) read(ctx context.Context, head runnel.Position) (more 
 	if err != nil || !more {
 		return false, err
 	}
-	if !r.changes.flush(r.yield) || !r.tellGone(head) {
+	if !r.changes.flush(r.yield) {
 		return false, nil
+	}
+	if more, err = r.tellGone(ctx, head); err != nil || !more {
+		return false, err
 	}
 	r.at = head
 	return true, nil
 }
 
 // batch tells the changes of a batch, and before it what was deleted before.
-func (r *spaceItemReader) batch(ctx context.Context, b *runnel.SpaceBatch) (more bool, err error) {
+func (r *spaceItemReader) batch(ctx context.Context, b *runnel.SpaceBatch) (bool, error) {
 	// Asked after the batch was read: what is missing before it had been let go of by then.
 	if err := r.sp.whole(r.at); err != nil {
 		return false, err
 	}
 	first, last := b.Entry(0).Position, b.Entry(b.Len()-1).Position
-	if len(r.gone) > 0 && r.gone[0].at < first && (!r.changes.flush(r.yield) || !r.tellGone(first)) {
-		return false, nil
+	gone, err := r.gone.first(ctx)
+	if err != nil {
+		return false, err
+	}
+	if gone != nil && gone.at < first {
+		if !r.changes.flush(r.yield) {
+			return false, nil
+		}
+		if more, err := r.tellGone(ctx, first); err != nil || !more {
+			return false, err
+		}
 	}
 	r.at = last
 	if !strings.HasPrefix(b.Segment.Name, r.groups) {
@@ -156,11 +188,10 @@ func (r *spaceItemReader) batch(ctx context.Context, b *runnel.SpaceBatch) (more
 	}
 	items, told := r.known[b.ID]
 	if !told {
-		info, lead, err := r.e.itemInfo(ctx, b.Segment)
-		if err != nil && !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted) {
+		var lead int64
+		if items, lead, err = r.look(ctx, b); err != nil {
 			return false, err
 		}
-		items = err == nil && info.Items && info.ID == b.ID
 		r.known[b.ID], r.leads[b.ID] = items, lead
 	}
 	if !items {
@@ -176,20 +207,40 @@ func (r *spaceItemReader) batch(ctx context.Context, b *runnel.SpaceBatch) (more
 	return r.changes.give(r.yield), nil
 }
 
+// look tells whether a batch is of a segment of items that is to be told, and what its stamps are ahead.
+func (r *spaceItemReader) look(ctx context.Context, b *runnel.SpaceBatch) (items bool, lead int64, err error) {
+	info, lead, err := r.e.itemInfo(ctx, b.Segment)
+	switch {
+	case err != nil && !isGone(err):
+		return false, 0, err
+	case err == nil && info.ID == b.ID:
+		return info.Items, lead, nil
+	case !r.timeline.ended:
+		return false, 0, nil
+	}
+	ended, err := r.sp.ended(ctx, b.ID)
+	if err != nil || ended == nil {
+		return false, 0, err
+	}
+	return true, ended.Lead, nil
+}
+
 // tellGone tells of deletions before a position or at it.
-func (r *spaceItemReader) tellGone(through runnel.Position) bool {
-	for len(r.gone) > 0 && r.gone[0].at <= through {
-		g := r.gone[0]
-		r.gone = r.gone[1:]
+func (r *spaceItemReader) tellGone(ctx context.Context, through runnel.Position) (more bool, err error) {
+	for {
+		g, err := r.gone.first(ctx)
+		if err != nil || g == nil || g.at > through {
+			return err == nil, err
+		}
+		r.gone.take()
 		if !strings.HasPrefix(g.Name, r.groups) {
 			continue
 		}
 		b := runnel.ItemBatch{Segment: r.sp.part.Segment(g.Name), ID: g.Segment, LastPosition: g.at, Deleted: true, Stamp: g.Stamp}
 		if !r.yield(b, nil) {
-			return false
+			return false, nil
 		}
 	}
-	return true
 }
 
 // changeReader turns entries into changes. A deletion is held back until it is known whether an insertion

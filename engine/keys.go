@@ -29,6 +29,7 @@ const (
 	keyItemDue    = 'y' // microseconds, and then as after keyItem → nothing: an item to look at then
 	keyItemSpace  = 'z' // → record.ItemSpace
 	keyGone       = 'g' // position → record.Gone
+	keyEnded      = 'j' // id → record.Ended: the data of a deleted item segment, which is kept for a while
 	keyWitness    = 'w' // engine → id of its last commit, microseconds
 )
 
@@ -93,6 +94,8 @@ func mutableKey(id uint64) []byte { return segmentKey(nil, keyMutable, id) }
 func nameKey(id uint64) []byte { return segmentKey(nil, keyName, id) }
 
 func trashKey(id uint64) []byte { return segmentKey(nil, keyTrash, id) }
+
+func endedKey(id uint64) []byte { return segmentKey(nil, keyEnded, id) }
 
 func referenceKey(id uint64, reference [16]byte) []byte {
 	return append(segmentKey(make([]byte, 0, 25), keyReference, id), reference[:]...)

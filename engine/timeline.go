@@ -250,6 +250,8 @@ type timelineReader struct {
 	// parked readers wait for each other's consumers. None of them keeps the room for a large entry
 	// longer than it takes to read it, or the others would never come to theirs.
 	parked bool
+	// ended says that entries of item segments are read that were deleted since, as long as they are kept.
+	ended bool
 }
 
 // knownNames is how many names a reader remembers.
@@ -414,6 +416,7 @@ type source struct {
 	addr     runnel.Segment
 	st       *state // nil when the segment is gone
 	earliest runnel.Sequence
+	ended    bool            // it was deleted, so its entries may go at any moment
 	through  runnel.Sequence // the last entry that is on the page
 	runs     []*record.Run   // in memory, in order
 }
@@ -426,6 +429,25 @@ func (src *source) drop() {
 
 // open looks at a segment as it is now.
 func (r *timelineReader) open(ctx context.Context, id uint64) (*source, error) {
+	src, err := r.openLive(ctx, id)
+	if err != nil || src.st != nil || !r.ended {
+		return src, err
+	}
+	sp, err := r.e.enter(ctx, r.space)
+	if err != nil {
+		return nil, err
+	}
+	defer sp.leave()
+	row, err := sp.ended(ctx, id)
+	if err != nil || row == nil {
+		return src, err
+	}
+	src.addr, src.st = r.space.Segment(row.Name), &state{inc: &incarnation{id: id}}
+	src.earliest, src.ended = row.Earliest, true
+	return src, nil
+}
+
+func (r *timelineReader) openLive(ctx context.Context, id uint64) (*source, error) {
 	src := new(source)
 	name, ok := r.names[id]
 	if !ok {
@@ -463,14 +485,18 @@ func (r *timelineReader) open(ctx context.Context, id uint64) (*source, error) {
 
 // reopen looks again at a segment whose entries were not there.
 func (r *timelineReader) reopen(ctx context.Context, src *source) error {
+	if src.ended {
+		src.st = nil
+		return nil
+	}
 	now, err := r.open(ctx, src.st.inc.id)
 	if err != nil {
 		return err
 	}
-	if now.st != nil && now.earliest <= src.earliest {
+	if now.st != nil && !now.ended && now.earliest <= src.earliest {
 		return errMissing
 	}
-	src.st, src.earliest, src.runs = now.st, now.earliest, nil
+	src.st, src.earliest, src.ended, src.runs = now.st, now.earliest, now.ended, nil
 	return nil
 }
 

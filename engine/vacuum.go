@@ -121,7 +121,7 @@ func (l liveSet) any(c *record.Commit) bool {
 	return false
 }
 
-// liveSegments finds the segments of a space that exist, soft-deleted ones included. A fork reads its
+// liveSegments finds the segments of a space that exist, or whose entries are kept, soft-deleted ones included. A fork reads its
 // source by sequence and not by position, so what only forks still read needs no row.
 func (e *Engine) liveSegments(ctx context.Context, sp *space) (liveSet, error) {
 	live := make(liveSet)
@@ -134,6 +134,16 @@ func (e *Engine) liveSegments(ctx context.Context, sp *space) (liveSet, error) {
 			return nil, err
 		}
 		live[desc.ID] = 0
+	}
+	for pair, err := range e.driver.Scan(ctx, sp.part, kindRange(keyEnded)) {
+		if err != nil {
+			return nil, storageError(err)
+		}
+		ended, err := record.DecodeEnded(pair.Value)
+		if err != nil {
+			return nil, err
+		}
+		live[idOfKey(pair.Key)] = ended.Earliest
 	}
 	for pair, err := range e.driver.Scan(ctx, sp.part, kindRange(keyMutable)) {
 		if err != nil {

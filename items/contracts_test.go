@@ -78,6 +78,7 @@ var contracts = []struct {
 	{"a trigger without a stream, a handler or a kind that there is is refused", []string{"items.TestATriggerThatIsNoneIsRefused", "cmd/runnel.TestURLsOfItemsAreThoseThatWebhooksMayHave"}},
 	{"a trigger is on set, update, delete and send, of a stream, a group, an item, a prefix, a kind, under a condition", []string{"items.TestATriggerIsToldOfChangesThatMatch", "items.TestATriggerIsToldOfWhatIsSent"}},
 	{"changes come in order, at least once, after crashes of the handler and of the server", []string{"items.TestATriggerGoesOnWhereItWas", "items.TestAHandlerThatCrashesIsCalledAgain", "cmd/runnel.TestATriggerSurvivesTheDeathOfItsHandlerAndOfTheServer"}},
+	{"what a group had before it was deleted is told, and then that it was", []string{"items.TestATriggerIsToldThatAGroupWasDeleted", "items.TestAGroupIsDeletedWhileItsHandlerHangs"}},
 	{"a handler that hangs holds up nobody else", []string{"items.TestAHandlerThatHangsHoldsUpNobodyElse", "items.TestAGroupThatHangsTakesNoRoomOfOthers", "items.TestAHandlerOfSentEventsThatHangsLeavesThemOut"}},
 	{"what fails for good is parked, seen and replayed", []string{"items.TestAnEventIsParkedAndReplayed", "cmd/runnel.TestAParkedChangeIsSeenAndReplayed"}},
 	{"a trigger of several processes is run once, whichever process writes", []string{"items.TestOneProcessRunsATriggerAtATime", "items.TestTwoProcessesOnOneStoreRunATriggerOnce", "items.TestAProcessThatHasLostItsLeaseStoresNothing"}},

@@ -250,6 +250,15 @@ func (f *fakeLog) SpaceItems(_ context.Context, space runnel.Space, prefix strin
 }
 
 func (f *fakeLog) TailItems(ctx context.Context, seg runnel.Segment, id uint64, after runnel.Sequence) iter.Seq2[runnel.ItemBatch, error] {
+	f.mu.Lock()
+	g, err := f.group(seg)
+	f.mu.Unlock()
+	if err == nil && g.info.ID != id {
+		err = &runnel.NotFoundError{Segment: seg}
+	}
+	if err != nil {
+		return func(yield func(runnel.ItemBatch, error) bool) { yield(runnel.ItemBatch{}, err) }
+	}
 	return f.tail(ctx, seg.In(), func(b *runnel.ItemBatch) bool { return b.Segment == seg && b.ID == id && b.Last > after })
 }
 
@@ -257,6 +266,10 @@ func (f *fakeLog) TailSpaceItems(ctx context.Context, space runnel.Space, prefix
 	return f.tail(ctx, space, func(b *runnel.ItemBatch) bool {
 		return b.LastPosition > after && strings.HasPrefix(b.Segment.Name, prefix)
 	})
+}
+
+func (f *fakeLog) FollowItems(ctx context.Context, place runnel.CursorName, prefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return f.TailSpaceItems(ctx, place.Space, prefix, after)
 }
 
 func (f *fakeLog) tail(ctx context.Context, space runnel.Space, wanted func(*runnel.ItemBatch) bool) iter.Seq2[runnel.ItemBatch, error] {

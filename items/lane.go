@@ -122,19 +122,16 @@ func (r *term) next(ctx context.Context, name string, l *lane) *TriggerEvent {
 		}
 		r.mu.Unlock()
 		events, at, err := r.readAgain(ctx, name, s)
-		gone := errors.Is(err, runnel.ErrNotFound) || errors.Is(err, runnel.ErrSoftDeleted)
 		if trimmed, ok := errors.AsType[*runnel.TrimmedError](err); ok {
 			at = max(at, trimmed.Earliest)
 		}
 		if err != nil && ctx.Err() == nil {
-			r.Logger.Warn("changes for a trigger could not be read again", "trigger", r.Name, "group", s.group, "deleted", gone, "err", err)
-			if !gone {
-				pause(ctx, maxEventWait)
-			}
+			r.Logger.Warn("changes for a trigger could not be read again", "trigger", r.Name, "group", s.group, "err", err)
+			pause(ctx, maxEventWait)
 		}
 		r.mu.Lock()
 		l.queue = events
-		if l.rest[0].after = max(l.rest[0].after, at); gone || l.rest[0].after >= l.rest[0].through {
+		if l.rest[0].after = max(l.rest[0].after, at); l.rest[0].after >= l.rest[0].through {
 			l.rest = l.rest[1:]
 		} else if n := len(events); n > 0 {
 			l.rest[0].from = events[n-1].Position + 1
@@ -146,24 +143,65 @@ func (r *term) next(ctx context.Context, name string, l *lane) *TriggerEvent {
 
 // readAgain reads events of a stretch, up to laneRoom of them, and tells how far it has come.
 func (r *term) readAgain(ctx context.Context, name string, s stretch) (events []*TriggerEvent, at runnel.Sequence, err error) {
+	events, at, err = r.readGroup(ctx, name, s)
+	switch {
+	case !errors.Is(err, runnel.ErrNotFound) && !errors.Is(err, runnel.ErrSoftDeleted):
+		return events, at, err
+	case len(events) > 0:
+		return events, at, nil // it was deleted just now; the rest comes the next time
+	}
+	return r.readEnded(ctx, name, s)
+}
+
+// readEnded reads events of a group that was deleted since, in the order of the space, which they are kept for.
+func (r *term) readEnded(ctx context.Context, name string, s stretch) (events []*TriggerEvent, at runnel.Sequence, err error) {
+	at = s.after
+	for batch, err := range r.log.FollowItems(ctx, r.cursor(), s.group, s.from-1) {
+		switch {
+		case err != nil:
+			return events, at, err
+		case batch.Segment.Name != s.group || batch.ID != s.id:
+			continue
+		case batch.Deleted:
+			return events, s.through, nil
+		}
+		var more bool
+		if events, at, more = r.take(events, at, name, &s, &batch); !more || at >= s.through {
+			break
+		}
+	}
+	return events, min(at, s.through), ctx.Err()
+}
+
+// take adds the events that a batch has for a lane to those of a stretch, while there is room for them, and tells how
+// far it has come.
+func (r *term) take(events []*TriggerEvent, at runnel.Sequence, name string, s *stretch, batch *runnel.ItemBatch) ([]*TriggerEvent, runnel.Sequence, bool) {
+	for i := range batch.Changes {
+		c := &change{group: batch.Segment, id: s.id, ItemChange: batch.Changes[i]}
+		if c.Sequence <= s.after {
+			continue
+		}
+		if c.Sequence > s.through || len(events) >= laneRoom {
+			return events, at, false
+		}
+		if e := r.match(c); e != nil && r.lane(e) == name {
+			e.Fence = r.fence.Number
+			events = append(events, e)
+		}
+		at = c.Sequence
+	}
+	return events, batch.Last, true
+}
+
+func (r *term) readGroup(ctx context.Context, name string, s stretch) (events []*TriggerEvent, at runnel.Sequence, err error) {
 	at = s.after
 	group := r.space().Segment(s.group)
 	for batch, err := range r.log.TailItems(ctx, group, s.id, s.after) {
 		if err != nil {
 			return events, at, err
 		}
-		for i := range batch.Changes {
-			c := &change{group: group, id: s.id, ItemChange: batch.Changes[i]}
-			if c.Sequence > s.through || len(events) >= laneRoom {
-				return events, at, nil
-			}
-			if e := r.match(c); e != nil && r.lane(e) == name {
-				e.Fence = r.fence.Number
-				events = append(events, e)
-			}
-			at = c.Sequence
-		}
-		if at = batch.Last; at >= s.through {
+		var more bool
+		if events, at, more = r.take(events, at, name, &s, &batch); !more || at >= s.through {
 			break
 		}
 	}

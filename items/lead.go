@@ -105,6 +105,10 @@ func release(ctx context.Context, log TriggerLog, lease runnel.Lease) {
 // placeName is the name of the cursor and of the lease.
 func (t *Trigger) placeName() string { return "trigger/" + t.Name }
 
+func (t *Trigger) cursor() runnel.CursorName {
+	return runnel.CursorName{Space: t.space(), Name: t.placeName()}
+}
+
 // Begin makes sure that the trigger has a place, so that it is called after what comes next, however late it
 // is run. One that has a place keeps it.
 func (t Trigger) Begin(ctx context.Context, log TriggerLog) error {
@@ -130,7 +134,7 @@ func (t Trigger) Begin(ctx context.Context, log TriggerLog) error {
 
 // stored returns the place of the trigger.
 func (t *Trigger) stored(ctx context.Context, log TriggerLog) (runnel.Position, error) {
-	c, err := log.Cursor(ctx, runnel.CursorName{Space: t.space(), Name: t.placeName()})
+	c, err := log.Cursor(ctx, t.cursor())
 	return runnel.Position(c.Place), err
 }
 
@@ -145,7 +149,7 @@ func (r *term) store(ctx context.Context, at runnel.Position) error {
 // follow hands over what comes after the place, until reading fails.
 func (r *term) follow(ctx context.Context) error {
 	// All groups are read, so that the place moves on, and no history is kept for it, while its own are quiet.
-	for batch, err := range r.log.TailSpaceItems(ctx, r.space(), "", r.read) {
+	for batch, err := range r.log.FollowItems(ctx, r.cursor(), "", r.read) {
 		if err != nil {
 			return err
 		}

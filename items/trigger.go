@@ -37,6 +37,9 @@ const (
 type TriggerLog interface {
 	Log
 	Cursor(ctx context.Context, name runnel.CursorName) (runnel.Cursor, error)
+	// FollowItems is TailSpaceItems for who moves a cursor of the space: what was changed in groups before they were
+	// deleted is told, too.
+	FollowItems(ctx context.Context, place runnel.CursorName, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error]
 	Transact(ctx context.Context, space runnel.Space, t runnel.Transaction) (runnel.Committed, error)
 	AcquireLease(ctx context.Context, space runnel.Space, q runnel.LeaseRequest) (runnel.Lease, error)
 	RenewLease(ctx context.Context, space runnel.Space, f runnel.Fence) (runnel.Lease, error)
@@ -66,8 +69,8 @@ type Trigger struct {
 	// Events are the kinds: "create", "update" and "delete" of items, "deleted" of a group, and "event" for what is
 	// sent. Empty: all.
 	Events []string
-	// When lets changes through. Nil: all. [Condition] makes one of an expression. One that fails lets nothing
-	// through, and the failure is logged.
+	// When lets changes through. Nil: all. [Condition] makes one of an expression. One that fails, or panics, lets
+	// nothing through, and the failure is logged.
 	When func(*TriggerEvent) (bool, error)
 	// Handle is called with a context that ends after Timeout, or when the lease is lost. It may be called
 	// again with the same change.
@@ -240,7 +243,11 @@ func (t *Trigger) lets(e *TriggerEvent) bool {
 	if t.When == nil {
 		return true
 	}
-	ok, err := t.When(e)
+	var ok bool
+	err := protect(context.Background(), func(context.Context) (err error) {
+		ok, err = t.When(e)
+		return err
+	})
 	if err != nil {
 		t.Logger.Warn("the condition of a trigger failed", "trigger", t.Name, "group", e.Group, "item", e.Item, "err", err)
 	}

@@ -63,6 +63,8 @@ func goldens() []golden {
 		row("item.v1", someItem, encodeItem, record.DecodeItem),
 		row("item-deleted.v1", deletedItem, encodeItem, record.DecodeItem),
 		row("item-space.v1", someItemSpace, encodeItemSpace, record.DecodeItemSpace),
+		row("item-space-freed.v1", freedItemSpace, encodeItemSpace, record.DecodeItemSpace),
+		row("ended.v1", someEnded, encodeEnded, record.DecodeEnded),
 		row("gone.v1", someGone, encodeGone, record.DecodeGone),
 		row("item-held.v1", heldItem, encodeItem, record.DecodeItem),
 		row("key.v1", someKey, encodeKey, record.DecodeKey),

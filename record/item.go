@@ -112,6 +112,8 @@ type ItemSpace struct {
 	Cut runnel.Position
 	// Gone is the position of the last deletion of an item segment.
 	Gone runnel.Position
+	// Freed is the position of a deletion up to which nothing of what was deleted is kept any more.
+	Freed runnel.Position
 }
 
 // Append appends the encoded row to dst.
@@ -119,7 +121,8 @@ func (x *ItemSpace) Append(dst []byte) []byte {
 	dst = append(dst, rowVersion)
 	dst = appendUint(dst, 1, uint64(x.Stamp))
 	dst = appendUint(dst, 2, uint64(x.Cut))
-	return appendUint(dst, 3, uint64(x.Gone))
+	dst = appendUint(dst, 3, uint64(x.Gone))
+	return appendUint(dst, 4, uint64(x.Freed))
 }
 
 // DecodeItemSpace reads the row. The error matches ErrCorrupt.
@@ -133,6 +136,8 @@ func DecodeItemSpace(value []byte) (ItemSpace, error) {
 			x.Cut = runnel.Position(f.uint)
 		case 3:
 			x.Gone = runnel.Position(f.uint)
+		case 4:
+			x.Freed = runnel.Position(f.uint)
 		}
 	})
 	return x, err
@@ -172,6 +177,41 @@ func DecodeGone(value []byte) (Gone, error) {
 			x.Stamp = int64(f.uint)
 		case 4:
 			x.Micros = int64(f.uint)
+		}
+	})
+	return x, err
+}
+
+// Ended is what is kept of an item segment that was deleted, while its entries are kept for readers with a stored
+// place that have yet to pass them. It is kept under the id of the segment, in the form of a [Descriptor].
+type Ended struct {
+	// Name is that inside the space.
+	Name string
+	// Earliest is the place before the first entry kept.
+	Earliest runnel.Sequence
+	// Lead is that of the segment's stamps, see runnel.ItemStamp.
+	Lead int64
+}
+
+// Append appends the encoded row to dst.
+func (x *Ended) Append(dst []byte) []byte {
+	dst = append(dst, rowVersion)
+	dst = appendText(dst, 1, x.Name)
+	dst = appendUint(dst, 2, uint64(x.Earliest))
+	return appendUint(dst, 3, uint64(x.Lead))
+}
+
+// DecodeEnded reads the row. The error matches ErrCorrupt.
+func DecodeEnded(value []byte) (Ended, error) {
+	var x Ended
+	err := decodeRow("ended segment", value, func(f field) {
+		switch f.number {
+		case 1:
+			x.Name = string(f.bytes)
+		case 2:
+			x.Earliest = runnel.Sequence(f.uint)
+		case 3:
+			x.Lead = int64(f.uint)
 		}
 	})
 	return x, err

@@ -92,6 +92,10 @@ var someItemSpace = record.ItemSpace{Stamp: 1_700_000_000_123, Cut: 77, Gone: 1 
 
 var someGone = record.Gone{Segment: 42, Name: "room", Stamp: 1_700_000_000_122, Micros: 1_700_000_000_000_000}
 
+var freedItemSpace = record.ItemSpace{Stamp: 1_700_000_000_123, Cut: 77, Gone: 1 << 40, Freed: 1 << 39}
+
+var someEnded = record.Ended{Name: "room", Earliest: 12, Lead: -5}
+
 var itemDescriptor = record.Descriptor{ID: 7, ContentType: "application/json", Created: 1_700_000_000_000_000, Items: true}
 
 func roundTrip[T any](t *testing.T, values []T, encode func(*T) []byte, decode func([]byte) (T, error)) {
@@ -122,12 +126,14 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	roundTrip(t, []record.Cursor{subscribedCursor, {}}, encodeLink, record.DecodeLink)
 	roundTrip(t, []record.Lease{someLease, {}}, encodeLease, record.DecodeLease)
 	roundTrip(t, []record.Key{someKey, {}}, encodeKey, record.DecodeKey)
-	roundTrip(t, []record.ItemSpace{someItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
+	roundTrip(t, []record.ItemSpace{someItemSpace, freedItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
+	roundTrip(t, []record.Ended{someEnded, {}}, encodeEnded, record.DecodeEnded)
 	roundTrip(t, []record.Gone{someGone, {}}, encodeGone, record.DecodeGone)
 	roundTrip(t, []record.Item{someItem, deletedItem, heldItem, {Created: 5, Updated: 3, Row: []byte("{}")}}, encodeItem, record.DecodeItem)
 }
 
 func encodeItemSpace(x *record.ItemSpace) []byte   { return x.Append(nil) }
+func encodeEnded(x *record.Ended) []byte           { return x.Append(nil) }
 func encodeGone(x *record.Gone) []byte             { return x.Append(nil) }
 func encodeCommit(c *record.Commit) []byte         { return c.Append(nil) }
 func encodeDescriptor(d *record.Descriptor) []byte { return d.Append(nil) }
@@ -168,6 +174,7 @@ var decoders = map[string]func([]byte) error{
 	"key":        func(b []byte) error { _, err := record.DecodeKey(b); return err },
 	"item":       func(b []byte) error { _, err := record.DecodeItem(b); return err },
 	"item space": func(b []byte) error { _, err := record.DecodeItemSpace(b); return err },
+	"ended":      func(b []byte) error { _, err := record.DecodeEnded(b); return err },
 	"gone":       func(b []byte) error { _, err := record.DecodeGone(b); return err },
 	"fragment":   func(b []byte) error { _, _, err := record.DecodeFragment(b); return err },
 	"run":        func(b []byte) error { _, err := record.DecodeRun(9, b); return err },
@@ -275,6 +282,10 @@ func FuzzDecodeKey(f *testing.F) {
 
 func FuzzDecodeItemSpace(f *testing.F) {
 	fuzzRow(f, []record.ItemSpace{someItemSpace, {}}, encodeItemSpace, record.DecodeItemSpace)
+}
+
+func FuzzDecodeEnded(f *testing.F) {
+	fuzzRow(f, []record.Ended{someEnded, {}}, encodeEnded, record.DecodeEnded)
 }
 
 func FuzzDecodeGone(f *testing.F) {

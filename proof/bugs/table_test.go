@@ -507,6 +507,27 @@ var bugs = []bug{
 		says: seen(`a change that came before the deletion is stamped \d+, and that \d+`),
 	},
 	{
+		kind: lost, name: "trigger-misses-a-deleted-group",
+		symptom: "A trigger was not told the changes of a group that was deleted before it came to them.",
+		found:   "a review of triggers",
+		pkg:     "./engine", test: "^TestWhoHasAPlaceIsToldWhatADeletedGroupHad$",
+		says: seen(`g is gone, g/c create\s+want g/a create`),
+	},
+	{
+		kind: lost, name: "trigger-hangs-over-a-deletion",
+		symptom: "What waited in the log for a handler that hung was not told when its group was deleted meanwhile.",
+		found:   "a review of triggers",
+		pkg:     "./items", test: "^TestAGroupIsDeletedWhileItsHandlerHangs$",
+		says: seen(`handled: `),
+	},
+	{
+		kind: grows, name: "deletions-held-in-memory",
+		symptom: "A follower of a stream held all deletions of groups since its place in memory.",
+		found:   "a review of items",
+		pkg:     "./engine", test: "^TestAReaderHoldsAPageOfDeletionsHoweverManyThereAre$",
+		says: seen(`\d+ deletions are held`),
+	},
+	{
 		kind: wrong, name: "token-of-the-year-one",
 		symptom: "A token whose end in the file of tokens was a year that cannot be written, such as 0, made the next file unreadable, and one that ended as the year 1 began never ended.",
 		found:   "fuzzing (`FuzzParseTokens`)",

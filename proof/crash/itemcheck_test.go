@@ -377,4 +377,5 @@ func (w *itemWorld) finish() {
 		}
 		w.trigger.missed(at, fold, v.Tail)
 	}
+	w.trigger.departed()
 }

@@ -68,6 +68,8 @@ var itemMutations = []mutation{
 		return x.Append(nil), true
 	})},
 	{name: "the place of a trigger is stored before its handler has returned", under: underItems, make: brokenItems(func(l itemLog) itemLog { return forward{l} })},
+	{name: "a trigger is not told what a group had that is deleted", under: underItems, make: brokenItems(func(l itemLog) itemLog { return unremembering{l} })},
+	{name: "a trigger is not told that a group was deleted", under: underItems, make: brokenItems(func(l itemLog) itemLog { return hushing{l} })},
 	{name: "a trigger goes on from the end of the stream", under: underItems, make: brokenItems(func(l itemLog) itemLog { return forgetful{l} })},
 }
 
@@ -146,6 +148,26 @@ type forgetful struct{ itemLog }
 
 func (forgetful) Cursor(context.Context, runnel.CursorName) (runnel.Cursor, error) {
 	return runnel.Cursor{}, runnel.ErrNotFound
+}
+
+// unremembering follows as one who has no place.
+type unremembering struct{ itemLog }
+
+func (l unremembering) FollowItems(ctx context.Context, place runnel.CursorName, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return l.TailSpaceItems(ctx, place.Space, groups, after)
+}
+
+// hushing tells nobody of deleted groups.
+type hushing struct{ itemLog }
+
+func (l hushing) FollowItems(ctx context.Context, place runnel.CursorName, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return func(yield func(runnel.ItemBatch, error) bool) {
+		for b, err := range l.itemLog.FollowItems(ctx, place, groups, after) {
+			if !b.Deleted && !yield(b, err) {
+				return
+			}
+		}
+	}
 }
 
 // leavingOut gives new readers a state without its first item.

@@ -35,9 +35,10 @@ func TestItems(t *testing.T) {
 			"items: an unknown outcome turned out to be: done", "items: an unknown outcome turned out to be: refused",
 			"items: a snapshot was shown while writes were not durable", "items: a follower went on after a restart",
 			"items: a trigger went on after a restart", "items: a trigger was called again for an event", "items: an event was parked",
-			"items: an update that drops a field",
+			"items: an update that drops a field", "items: a trigger was told that a group was deleted",
 		},
 		sometimes: []string{
+			"items: a trigger was told of a change after its group had been deleted",
 			"items: a write was recognised when it was repeated", "items: a write was repeated", "items: history was let go of", "items: a new reader was given the state",
 			"items: the clock was behind when a stamp was given"},
 	})
@@ -66,6 +67,7 @@ var (
 	itemsStamped   = itemInvariant("items: stamps and versions strictly increase, over restarts too")
 	itemsExpire    = itemInvariant("items: what is due goes")
 	itemsTriggered = itemInvariant("items: a trigger misses nothing, and keeps the order of a group")
+	itemsDeparted  = itemInvariant("items: a trigger is told what a group had before it was deleted, and that it was")
 )
 
 // itemLog is what the world of items uses of an engine. A broken variant wraps it.
