@@ -39,13 +39,10 @@ type Subscriptions interface {
 	SigningKey(ctx context.Context, store runnel.Store) (string, error)
 	// ClaimToken returns the token of a wake that was claimed. VerifyToken returns the wake that a token
 	// is of; callback tells tokens of webhooks from those of claims. Its error matches
-	// runnel.ErrUnauthorized, and ErrTokenExpired if that is why.
+	// runnel.ErrUnauthorized, or wire.ErrTokenExpired if it was good once.
 	ClaimToken(ctx context.Context, ref runnel.WakeRef) (string, error)
 	VerifyToken(ctx context.Context, callback bool, token string) (runnel.WakeRef, error)
 }
-
-// ErrTokenExpired is matched by the failure of Subscriptions.VerifyToken for a token that was good once.
-var ErrTokenExpired = errors.New("durablestreams: the token of the wake has expired")
 
 // maxControlBytes is the largest body of a request to a control path.
 const maxControlBytes = 4 << 20
@@ -629,7 +626,7 @@ func (h *Handler) verifyWake(r *http.Request, c control) (runnel.WakeRef, error)
 	}
 	ref, err := h.cfg.Subscriptions.VerifyToken(r.Context(), c.action == "callback", strings.TrimSpace(values[0][7:]))
 	switch {
-	case errors.Is(err, ErrTokenExpired):
+	case errors.Is(err, wire.ErrTokenExpired):
 		return ref, refused(wire.CodeTokenExpired, "the token of the wake has expired")
 	case errors.Is(err, runnel.ErrUnauthorized) || err == nil && ref.Subscription != c.id:
 		return ref, refused(wire.CodeTokenInvalid, "the token is of no wake of this subscription")

@@ -12,17 +12,17 @@ import (
 	"github.com/runnelhq/runnel/webhook"
 )
 
-// memory is a vault for examples. A server keeps its keys with its data.
-type memory struct {
+// inMemory is a vault for examples. A server keeps its keys with its data.
+type inMemory struct {
 	data    []byte
 	version uint64
 }
 
-func (m *memory) LoadKeys(context.Context, runnel.Store) ([]byte, uint64, error) {
+func (m *inMemory) LoadKeys(context.Context, runnel.Store) ([]byte, uint64, error) {
 	return m.data, m.version, nil
 }
 
-func (m *memory) StoreKeys(_ context.Context, _ runnel.Store, data []byte, version uint64) error {
+func (m *inMemory) StoreKeys(_ context.Context, _ runnel.Store, data []byte, version uint64) error {
 	if version != m.version {
 		return webhook.ErrMoved
 	}
@@ -33,7 +33,7 @@ func (m *memory) StoreKeys(_ context.Context, _ runnel.Store, data []byte, versi
 // A receiver believes what is signed with a key that the server publishes.
 func ExampleVerifier_Verify() {
 	ctx := context.Background()
-	keys := webhook.NewKeys(new(memory), webhook.KeysConfig{})
+	keys := webhook.NewKeys(new(inMemory), webhook.KeysConfig{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		document, _ := keys.JWKS(r.Context(), runnel.Store{})
 		w.Header().Set("Content-Type", "application/jwk-set+json")
@@ -54,7 +54,7 @@ func ExampleVerifier_Verify() {
 // A receiver that does its work while the server waits for the answer. Work that takes longer answers false
 // and calls [webhook.Notification.Ack] from where it goes on.
 func ExampleNewHandler() {
-	keys := webhook.NewKeys(new(memory), webhook.KeysConfig{})
+	keys := webhook.NewKeys(new(inMemory), webhook.KeysConfig{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		document, _ := keys.JWKS(r.Context(), runnel.Store{})
 		_, _ = w.Write(document)

@@ -9,6 +9,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/wire"
 )
 
 // TokenKind says which requests a token is for.
@@ -26,7 +27,7 @@ var (
 	// ErrTokenInvalid: the token was not made here, or for something else.
 	ErrTokenInvalid = errors.New("webhook: the token is not valid")
 	// ErrTokenExpired: the token was good once.
-	ErrTokenExpired = errors.New("webhook: the token has expired")
+	ErrTokenExpired = wire.ErrTokenExpired
 )
 
 const (

@@ -12,6 +12,9 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
+// ErrTokenExpired is matched by what is wrong with the token of a wake that was good once.
+var ErrTokenExpired = errors.New("runnel: the token of the wake has expired")
+
 // Error is a failed request as it goes over the wire. It is an error, so that a handler may return one
 // where no error of package runnel says enough.
 type Error struct {

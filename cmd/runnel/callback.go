@@ -77,12 +77,3 @@ func (b *callbacks) leadsHere(host string) bool {
 	}
 	return false
 }
-
-// url is where the receiver of a wake calls back.
-func (b *callbacks) url(created, subscription string) string {
-	base := b.base
-	if base == "" {
-		base = created
-	}
-	return base + "/" + runnel.ReservedElement + "/subscriptions/" + url.PathEscape(subscription) + "/callback"
-}

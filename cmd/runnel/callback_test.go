@@ -36,14 +36,6 @@ func TestReceiversCallBackOnlyWhereTheServerIs(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	b := callbacks{base: "https://streams.example/v1/stream"}
-	if got := b.url("http://old.example/v1/stream", "a/b"); got != "https://streams.example/v1/stream/__ds/subscriptions/a%2Fb/callback" {
-		t.Error(got)
-	}
-	b = callbacks{}
-	if got := b.url("http://old.example/v1/stream", "a"); got != "http://old.example/v1/stream/__ds/subscriptions/a/callback" {
-		t.Error(got)
-	}
 }
 
 func TestAWebhookSubscriptionUnderAnUnknownNameIsRefused(t *testing.T) {

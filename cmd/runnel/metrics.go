@@ -17,7 +17,7 @@ const metricsPath = "/metrics"
 
 // newMetrics returns the handler of what is measured, and what measures. It is about all stores, so with access
 // control it takes read everywhere.
-func newMetrics(eng *engine.Engine, webhooks *webhook.Dispatcher, who *auth.Authenticator, log *slog.Logger) (handler http.Handler, measure func(context.Context), err error) {
+func newMetrics(eng *engine.Engine, webhooks *webhook.Subscriptions, who *auth.Authenticator, log *slog.Logger) (handler http.Handler, measure func(context.Context), err error) {
 	provider, shown, err := telemetry.NewPrometheus()
 	if err != nil {
 		return nil, nil, err

@@ -30,6 +30,7 @@ import (
 	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/memory"
 	"github.com/runnelhq/runnel/storage/pebblestore"
+	"github.com/runnelhq/runnel/webhook"
 )
 
 const (
@@ -216,7 +217,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
 
-	subs, webhooks, err := c.newSubscriptions(eng, who, log)
+	subs, err := c.newSubscriptions(eng, who, log)
 	if err != nil {
 		return err
 	}
@@ -224,7 +225,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		webhooks.Run(sendUntil)
+		subs.Run(sendUntil)
 	}()
 	defer func() { <-sent }()
 	defer stopSending()
@@ -236,7 +237,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer inBackground(runTriggers)()
-	metrics, measure, err := newMetrics(eng, webhooks, who, log)
+	metrics, measure, err := newMetrics(eng, subs, who, log)
 	if err != nil {
 		return err
 	}
@@ -391,7 +392,7 @@ func named(what string, err error) error {
 }
 
 // newStreams returns the handler of Durable Streams, behind a guard if there is anybody who says who asks.
-func (c *serveCmd) newStreams(eng *engine.Engine, subs *subscriptions, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
+func (c *serveCmd) newStreams(eng *engine.Engine, subs *webhook.Subscriptions, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
 	cfg := c.streamsConfig(log)
 	cfg.Subscriptions = subs
 	if who == nil {

@@ -33,11 +33,11 @@ func TestNoMethodOfSubscriptionsReachesTheEngineUnchecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	subs, _, err := got.newSubscriptions(eng, auth.New(auth.Config{}), slog.Default())
+	subs, err := got.newSubscriptions(eng, auth.New(auth.Config{}), slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, is := subs.SubscriptionLog.(*auth.Guard); !is {
-		t.Errorf("where tokens are needed %T stands before subscriptions", subs.SubscriptionLog)
+	if _, is := subs.Requests.(*auth.Guard); !is {
+		t.Errorf("where tokens are needed %T stands before subscriptions", subs.Requests)
 	}
 }

@@ -52,8 +52,9 @@ func (s *subscribing) start() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	c := serveCmd{Webhook: webhookFlags{Timeout: time.Second, Concurrency: 1}}
-	subs, _, err := c.newSubscriptions(eng, nil, slog.New(slog.DiscardHandler))
+	subs, err := webhook.NewSubscriptions(eng, webhook.SubscriptionsConfig{
+		Send: webhook.Config{Timeout: time.Second, Transport: s.to, Grace: -1, Logger: slog.New(slog.DiscardHandler)},
+	})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -63,19 +64,16 @@ func (s *subscribing) start() {
 }
 
 // send sends webhooks until stop.
-func (s *subscribing) send(subs *subscriptions) {
+func (s *subscribing) send(subs *webhook.Subscriptions) {
 	s.unsend = func() {}
 	if s.to == nil {
 		return
 	}
-	d := webhook.NewDispatcher(outbox{s.eng, subs.calls}, subs.keys, subs.policy, webhook.Config{
-		Timeout: time.Second, Transport: s.to, Grace: -1, Logger: slog.New(slog.DiscardHandler),
-	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		d.Run(ctx)
+		subs.Run(ctx)
 	}()
 	s.unsend = func() {
 		cancel()

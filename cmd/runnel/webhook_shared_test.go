@@ -54,17 +54,15 @@ func newProcess(t *testing.T, shared storage.Driver, to http.RoundTripper) *proc
 	if p.Engine, err = engine.Open(p.driver, engine.Config{Logger: quiet}); err != nil {
 		t.Fatal(err)
 	}
-	policy, err := webhook.NewPolicy(webhook.PolicyConfig{})
+	subs, err := webhook.NewSubscriptions(p.Engine, webhook.SubscriptionsConfig{Send: webhook.Config{Transport: to, Grace: -1, Logger: quiet}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := webhook.NewKeys(vault{p.Engine}, webhook.KeysConfig{})
-	d := webhook.NewDispatcher(outbox{eng: p.Engine}, keys, policy, webhook.Config{Transport: to, Grace: -1, Logger: quiet})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.end = cancel
 	go func() {
 		defer close(p.ended)
-		d.Run(ctx)
+		subs.Run(ctx)
 	}()
 	t.Cleanup(p.crash)
 	return p

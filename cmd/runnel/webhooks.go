@@ -25,7 +25,7 @@ type webhookFlags struct {
 // validate checks what the types of the settings cannot.
 func (f webhookFlags) validate() error {
 	var errs []error
-	if _, err := f.policy(); err != nil {
+	if _, err := webhook.NewPolicy(f.policy()); err != nil {
 		errs = append(errs, fmt.Errorf("webhook-allow: %w", err))
 	}
 	if f.OnlyAllowed && len(f.Allow) == 0 {
@@ -46,10 +46,8 @@ func (f webhookFlags) validate() error {
 	return errors.Join(errs...)
 }
 
-func (f webhookFlags) policy() (*webhook.Policy, error) {
-	return webhook.NewPolicy(webhook.PolicyConfig{
-		Allow: f.Allow, Exclusive: f.OnlyAllowed, Ports: f.Ports, Development: f.Development,
-	})
+func (f webhookFlags) policy() webhook.PolicyConfig {
+	return webhook.PolicyConfig{Allow: f.Allow, Exclusive: f.OnlyAllowed, Ports: f.Ports, Development: f.Development}
 }
 
 func (f webhookFlags) proxy() (*url.URL, error) {

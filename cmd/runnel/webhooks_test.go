@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/runnelhq/runnel/webhook"
 )
 
 func TestSettingsOfWebhooks(t *testing.T) {
@@ -16,7 +18,7 @@ func TestSettingsOfWebhooks(t *testing.T) {
 	if err != nil || cfg.Timeout != 30*time.Second || cfg.ParkAfter != 72*time.Hour || cfg.Proxy != nil {
 		t.Errorf("defaults: %+v, %v", cfg, err)
 	}
-	policy, err := got.Webhook.policy()
+	policy, err := webhook.NewPolicy(got.Webhook.policy())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +29,7 @@ func TestSettingsOfWebhooks(t *testing.T) {
 	if got, err = parseServe(t, "--config", path); err != nil {
 		t.Fatal(err)
 	}
-	if policy, err = got.Webhook.policy(); err != nil {
+	if policy, err = webhook.NewPolicy(got.Webhook.policy()); err != nil {
 		t.Fatal(err)
 	}
 	for _, url := range []string{"https://10.1.2.3/", "https://hooks.internal/", "http://127.0.0.1:9/"} {
