@@ -31,6 +31,7 @@ type Log interface {
 	FollowItems(ctx context.Context, place runnel.CursorName, groupPrefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error]
 	ItemGroups(ctx context.Context, space runnel.Space, prefix, after string) iter.Seq2[runnel.Info, error]
 	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
+	CompactItems(ctx context.Context, seg runnel.Segment) (runnel.Info, error)
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
 	HearItemEvents(ctx context.Context, space runnel.Space, heard func(runnel.ItemEvent)) error
 }

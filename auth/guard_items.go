@@ -131,6 +131,14 @@ func (g *Guard) ItemSpaces(ctx context.Context, store runnel.Store, prefix, afte
 	})
 }
 
+// CompactItems needs admin of the segment.
+func (g *Guard) CompactItems(ctx context.Context, seg runnel.Segment) (runnel.Info, error) {
+	if err := mayDo(ctx, "compact", Admin, seg); err != nil {
+		return runnel.Info{}, err
+	}
+	return g.log.CompactItems(ctx, seg)
+}
+
 // DeleteItemSpace needs admin of the space.
 func (g *Guard) DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error) {
 	if err := mayDoIn(ctx, "delete", Admin, space); err != nil {

@@ -198,6 +198,10 @@ var operations = []operation{
 	{name: "ItemSpaces", listing: true, do: func(ctx context.Context, g *auth.Guard) error {
 		return first(g.ItemSpaces(ctx, runnel.Store{}, "", ""))
 	}},
+	{name: "CompactItems", needs: []string{"runnel:admin:chats/room"}, do: func(ctx context.Context, g *auth.Guard) error {
+		_, err := g.CompactItems(ctx, runnel.Segment{Space: "chats", Name: "room"})
+		return ignore(err, runnel.ErrNotFound)
+	}},
 	{name: "DeleteItemSpace", needs: []string{"runnel:admin:chats"}, do: func(ctx context.Context, g *auth.Guard) error {
 		_, err := g.DeleteItemSpace(ctx, chats)
 		return err

@@ -47,21 +47,11 @@ func (e *Engine) forget(ctx context.Context, seg *segment, st *state) (runnel.Se
 	if !st.outlived(st.bytes - first.BytesBefore) {
 		return at, nil
 	}
-	// Whoever reads by a stored place has moved it in the space before the cut is, or in its order after that.
-	position, sequence, err := seg.sp.passed(ctx, st.inc.id)
-	if err == nil {
-		sequence, err = seg.sp.subs.passed(ctx, seg.addr(), sequence)
-	}
-	if err != nil {
-		return 0, err
-	}
 	history := e.cfg.ItemHistory.Microseconds()
 	now := e.now()
-	cut, kept, err := e.before(ctx, seg.sp, st, at, func(p record.Place, last runnel.Sequence) bool {
-		return last < st.tail && last <= sequence && p.Position+runnel.Position(last-p.First) <= position && p.Micros <= now-history
-	})
+	cut, kept, err := e.unneeded(ctx, seg, st, at, now-history)
 	if err != nil {
-		return 0, seg.overtaken(ctx, st, at, err)
+		return 0, err
 	}
 	r.note(kept)
 	look := max(kept.Micros+history, now) + history/historyGrain + 1
@@ -70,6 +60,26 @@ func (e *Engine) forget(ctx context.Context, seg *segment, st *state) (runnel.Se
 		return cut, e.lookAgain(ctx, seg, st.inc.id, look)
 	}
 	return cut, nil
+}
+
+// unneeded returns the last place at or after from before which no entry is younger than a time in microseconds, has
+// yet to be passed by a stored place, or is the last, and the place of the run behind it.
+func (e *Engine) unneeded(ctx context.Context, seg *segment, st *state, from runnel.Sequence, old int64) (at runnel.Sequence, kept record.Place, err error) {
+	// Whoever reads by a stored place has moved it in the space before the cut is, or in its order after that.
+	position, sequence, err := seg.sp.passed(ctx, st.inc.id)
+	if err == nil {
+		sequence, err = seg.sp.subs.passed(ctx, seg.addr(), sequence)
+	}
+	if err != nil {
+		return 0, kept, err
+	}
+	at, kept, err = e.before(ctx, seg.sp, st, from, func(p record.Place, last runnel.Sequence) bool {
+		return last < st.tail && last <= sequence && p.Position+runnel.Position(last-p.First) <= position && p.Micros <= old
+	})
+	if err != nil {
+		return 0, kept, seg.overtaken(ctx, st, from, err)
+	}
+	return at, kept, nil
 }
 
 // overtaken turns an error of errMissing into errRetry, if the entries after a place have been let go of

@@ -189,6 +189,49 @@ func TestHistoryOfItemsIsLetGoOfAfterAWhile(t *testing.T) {
 	})
 }
 
+func TestAGroupIsCompactedOnCommand(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{ItemHistory: -1})
+		defer func() { _ = w.Close() }()
+		w.set("s/g", "a", "1", "b", "2")
+		w.set("s/g", "a", "3")
+		w.come(triggerPlace, w.head())
+		w.set("s/g", "a", "4")
+		w.set("s/g", "b", "")
+		w.set("s/g", "c", "5")
+		compact := func(earliest runnel.Sequence) {
+			t.Helper()
+			for range 2 {
+				info, err := w.CompactItems(ctx, at("s/g"))
+				if err != nil || info.Earliest != earliest || info.Tail != 6 {
+					t.Fatalf("it begins after %d of %d: %v; want %d", info.Earliest, info.Tail, err, earliest)
+				}
+			}
+		}
+		want := map[string]string{"a": "4", "c": "5"}
+		compact(3) // what the trigger has yet to pass is kept
+		if news := fmt.Sprint(w.followed(triggerPlace)); news != "[g/a update g/b delete g/c create]" {
+			t.Fatal(news)
+		}
+		w.come(triggerPlace, w.head())
+		compact(5)
+		for range 2 {
+			f := w.mirror("s/g")
+			if err := f.catchUp(); err != nil || !maps.Equal(f.items, want) || !maps.Equal(w.values("s/g"), want) {
+				t.Fatalf("who begins has %v, %v", f.items, err)
+			}
+			w.crash()
+		}
+		w.create("s/plain", runnel.CreateOptions{}, "x")
+		if _, err := w.CompactItems(ctx, at("s/plain")); !errors.Is(err, runnel.ErrInvalid) {
+			t.Fatalf("a segment without items: %v", err)
+		}
+		if _, err := w.CompactItems(ctx, at("s/none")); !errors.Is(err, runnel.ErrNotFound) {
+			t.Fatalf("no segment: %v", err)
+		}
+	})
+}
+
 func TestHistoryStaysWhereItIsAskedFor(t *testing.T) {
 	move := func(c ...runnel.CursorMove) func(w *world) {
 		return func(w *world) {

@@ -197,6 +197,16 @@ func (e *Engine) outgrown(seg *segment) {
 
 // trim writes down how far retention has cut a segment, and drops what nobody reads any more.
 func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error {
+	return e.trimTo(ctx, addr, id, func(ctx context.Context, seg *segment, st *state) (runnel.Sequence, error) {
+		if st.desc.Items {
+			return e.forget(ctx, seg, st)
+		}
+		return e.retain(ctx, seg, st)
+	})
+}
+
+// trimTo cuts a segment at a place that is to be found, before the first entry to be kept.
+func (e *Engine) trimTo(ctx context.Context, addr runnel.Segment, id uint64, cut func(context.Context, *segment, *state) (runnel.Sequence, error)) error {
 	seg, err := e.acquire(ctx, addr)
 	if err != nil {
 		return err
@@ -206,11 +216,7 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 	if st.desc == nil || st.inc.id != id {
 		return nil
 	}
-	retain := e.retain
-	if st.desc.Items {
-		retain = e.forget
-	}
-	at, err := retain(ctx, seg, st)
+	at, err := cut(ctx, seg, st)
 	if err != nil {
 		return err
 	}

@@ -355,6 +355,18 @@ func (s *fakeSpace) delete(g *fakeGroup) {
 	s.log = append(s.log, runnel.ItemBatch{Segment: g.info.Segment, ID: g.info.ID, LastPosition: s.head, Deleted: true, Stamp: s.stamp})
 }
 
+func (f *fakeLog) CompactItems(_ context.Context, seg runnel.Segment) (runnel.Info, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.group(seg)
+	if err != nil {
+		return runnel.Info{}, err
+	}
+	info := g.info
+	info.Earliest = info.Tail - 1
+	return info, nil
+}
+
 func (f *fakeLog) DeleteItemSpace(_ context.Context, space runnel.Space) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -31,6 +31,7 @@ var functions = map[string]function{
 	"list":        {"STREAM_GET_GROUP_ERROR", (*Handler).callList},
 	"list_groups": {"STREAM_LIST_GROUPS_ERROR", (*Handler).callListGroups},
 	"list_all":    {"STREAM_LIST_ALL_ERROR", (*Handler).callListAll},
+	"compact":     {"STREAM_COMPACT_ERROR", (*Handler).callCompact},
 	"revoke":      {"STREAM_REVOKE_ERROR", (*Handler).callRevoke},
 }
 

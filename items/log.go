@@ -22,6 +22,8 @@ type Log interface {
 	ItemSpaces(ctx context.Context, store runnel.Store, prefix, after string) iter.Seq2[runnel.Space, error]
 	StatSpace(ctx context.Context, space runnel.Space) (runnel.SpaceInfo, error)
 	Delete(ctx context.Context, seg runnel.Segment) error
+	// CompactItems lets go of the history of a segment, as far as no stored place has yet to pass it.
+	CompactItems(ctx context.Context, seg runnel.Segment) (runnel.Info, error)
 	DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error)
 	// SendItem tells those who watch a group of an event.
 	SendItem(ctx context.Context, e runnel.ItemEvent) error

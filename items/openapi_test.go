@@ -26,6 +26,8 @@ var documented = []struct {
 	{"call_list", "", `{"stream_name":"s","group_id":"g"}`, 200},
 	{"call_list_groups", "", `{"stream_name":"s"}`, 200},
 	{"call_list_all", "", `{}`, 200},
+	{"call_compact", "", `{"stream_name":"s","group_id":"g"}`, 200},
+	{"call_compact", "", `{"stream_name":"s"}`, 400},
 	{"call_revoke", "", `{"stream_name":"s","group_id":"g","context":{"user":"ann"},"message":"bye"}`, 200},
 	{"call_revoke", "", `{"message":"bye"}`, 400},
 	{"call_delete", "", `{"stream_name":"s","group_id":"g","item_id":"i"}`, 200},

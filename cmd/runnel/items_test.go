@@ -126,3 +126,21 @@ func TestATriggerSurvivesItsHandlerAndTheServer(t *testing.T) {
 	})
 	s.stop()
 }
+
+func TestAGroupIsCompactedFromTheShell(t *testing.T) {
+	s := serve(t, nil, kept(t)...)
+	for i := range 5 {
+		s.must("", "items", "set", "chat", "room", "a", fmt.Sprint(i))
+	}
+	for range 2 {
+		if out := s.must("", "items", "compact", "chat", "room"); strings.TrimSpace(out) != `{"kept":1,"tail":5}` {
+			t.Errorf("compact: %s", out)
+		}
+	}
+	if out := s.must("", "items", "get", "chat", "room", "a"); strings.TrimSpace(out) != "4" {
+		t.Errorf("the item is %s", out)
+	}
+	if _, body := s.request(http.MethodGet, "/v1/stream/chat/room?offset=-1", ""); strings.Count(body, `"operation":"insert"`) != 1 || !strings.Contains(body, `4`) {
+		t.Errorf("who begins is given %s", body)
+	}
+}

@@ -21,12 +21,13 @@ import (
 
 // itemsCmd works with items from the shell.
 type itemsCmd struct {
-	Get    itemsGetCmd    `cmd:"" help:"Print an item, the items of a group, the groups of a stream, or the streams."`
-	Set    itemsSetCmd    `cmd:"" help:"Set an item to a JSON value, from an argument or standard input."`
-	Update itemsUpdateCmd `cmd:"" help:"Apply a JSON list of operations to an item, from an argument or standard input."`
-	Rm     itemsRmCmd     `cmd:"" help:"Delete an item, a group or a stream."`
-	Send   itemsSendCmd   `cmd:"" help:"Send an event to the subscribers of a group."`
-	Watch  itemsWatchCmd  `cmd:"" help:"Print what an item or a group is, and then each change, as it comes."`
+	Get     itemsGetCmd     `cmd:"" help:"Print an item, the items of a group, the groups of a stream, or the streams."`
+	Set     itemsSetCmd     `cmd:"" help:"Set an item to a JSON value, from an argument or standard input."`
+	Update  itemsUpdateCmd  `cmd:"" help:"Apply a JSON list of operations to an item, from an argument or standard input."`
+	Rm      itemsRmCmd      `cmd:"" help:"Delete an item, a group or a stream."`
+	Compact itemsCompactCmd `cmd:"" help:"Let go of the history of a group, however young it is, as far as no stored place has yet to pass it. The items stay as they are."`
+	Send    itemsSendCmd    `cmd:"" help:"Send an event to the subscribers of a group."`
+	Watch   itemsWatchCmd   `cmd:"" help:"Print what an item or a group is, and then each change, as it comes."`
 }
 
 type itemsGetCmd struct {
@@ -57,6 +58,12 @@ type itemsRmCmd struct {
 	Stream string `arg:""`
 	Group  string `arg:"" optional:""`
 	Item   string `arg:"" optional:""`
+	remote
+}
+
+type itemsCompactCmd struct {
+	Stream string `arg:""`
+	Group  string `arg:""`
 	remote
 }
 
@@ -192,6 +199,14 @@ func (c *itemsRmCmd) Run(ctx context.Context, std stdio) error {
 		}
 	}
 	return c.items(ctx, std, http.MethodDelete, nil, nil, names...)
+}
+
+func (c *itemsCompactCmd) Run(ctx context.Context, std stdio) error {
+	body, err := json.Marshal(map[string]string{"stream_name": c.Stream, "group_id": c.Group})
+	if err != nil {
+		return err
+	}
+	return c.items(ctx, std, http.MethodPost, body, nil, "call", "compact")
 }
 
 func (c *itemsSendCmd) Run(ctx context.Context, std stdio) error {
