@@ -44,8 +44,9 @@ type Requests interface {
 // SubscriptionsConfig holds what can be set. The zero SubscriptionsConfig sends to public addresses, and takes
 // webhooks only from requests that came to localhost: set BaseURL.
 type SubscriptionsConfig struct {
-	// Guard, if not nil, stands before the log for whoever does not bring the token of a wake.
-	Guard Requests
+	// Guard, if not nil, returns what stands before requests of whoever does not bring the token of a wake. What these
+	// are refused for is told to nobody whom the guard refuses.
+	Guard func(Requests) Requests
 	// BaseURL is where receivers reach the streams, such as https://streams.example.com/v1/stream, and so where they
 	// call back with the token of the wake. Empty means what the request came to that made the subscription.
 	BaseURL string
@@ -62,7 +63,7 @@ type SubscriptionsConfig struct {
 // webhooks. It joins a log with keys, a policy, and a dispatcher. Make one with [NewSubscriptions], and let it
 // [Subscriptions.Run].
 type Subscriptions struct {
-	Requests // the log, or a guard before it
+	Requests // based, or a guard before it
 
 	log        Log // for who brings the token of a wake
 	cfg        SubscriptionsConfig
@@ -81,9 +82,9 @@ func NewSubscriptions(log Log, cfg SubscriptionsConfig) (*Subscriptions, error) 
 	if cfg.CheckBase == nil {
 		cfg.CheckBase = onThisMachine
 	}
-	s := &Subscriptions{Requests: log, log: log, cfg: cfg, keys: NewKeys(logVault{log}, cfg.Keys), policy: policy}
+	s := &Subscriptions{Requests: based{log, &cfg}, log: log, cfg: cfg, keys: NewKeys(logVault{log}, cfg.Keys), policy: policy}
 	if cfg.Guard != nil {
-		s.Requests = cfg.Guard
+		s.Requests = cfg.Guard(s.Requests)
 	}
 	s.dispatcher = NewDispatcher(logOutbox{s}, s.keys, policy, cfg.Send)
 	return s, nil
@@ -95,14 +96,20 @@ func (s *Subscriptions) Run(ctx context.Context) { s.dispatcher.Run(ctx) }
 // Stats returns what has been sent, and is.
 func (s *Subscriptions) Stats() Stats { return s.dispatcher.Stats() }
 
+// based is a log whose webhooks call back where the server is.
+type based struct {
+	Requests
+	cfg *SubscriptionsConfig
+}
+
 // CreateSubscription also checks where the receiver of a webhook would be told to call back.
-func (s *Subscriptions) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
-	if config.Type == runnel.Webhook && s.cfg.BaseURL == "" {
-		if err := s.cfg.CheckBase(config.Base); err != nil {
+func (b based) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
+	if config.Type == runnel.Webhook && b.cfg.BaseURL == "" {
+		if err := b.cfg.CheckBase(config.Base); err != nil {
 			return runnel.Subscription{}, false, err
 		}
 	}
-	return s.Requests.CreateSubscription(ctx, store, id, config)
+	return b.Requests.CreateSubscription(ctx, store, id, config)
 }
 
 // AckWake needs no permission but the token of the wake.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/auth"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/webhook"
@@ -19,7 +21,17 @@ func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator,
 		return nil, err
 	}
 	if who != nil {
-		cfg.Guard = auth.NewGuard(eng)
+		cfg.Guard = func(r webhook.Requests) webhook.Requests { return auth.NewGuard(requested{eng, r}) }
 	}
 	return webhook.NewSubscriptions(eng, cfg)
+}
+
+// requested is a log whose subscriptions are made by way of others.
+type requested struct {
+	*engine.Engine
+	subs webhook.Requests
+}
+
+func (r requested) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {
+	return r.subs.CreateSubscription(ctx, store, id, config)
 }

@@ -59,7 +59,7 @@ var subscriptionRules = []struct{ section, rule, tests string }{
 	{"12.8", "the address that a name resolves to is judged whenever it is connected to", "webhook.TestAddressesAreJudgedWhenTheyAreConnectedTo webhook.TestAConnectionToTheLocalMachineIsNotMade"},
 	{"12.8", "redirects are not followed; answers are bounded in time and size", "webhook.TestAnAnswerIsJudged webhook.TestAReceiverThatDoesNotComeToAnEndIsGivenUp"},
 	{"12.8", "allowed targets can be listed, and be the only ones", "webhook.TestAnAllowedTargetMustBeOne main.TestSettingsOfWebhooks"},
-	{"12.8", "receivers call back only where the server is known to be", "main.TestReceiversCallBackOnlyWhereTheServerIs main.TestAWebhookSubscriptionUnderAnUnknownNameIsRefused"},
+	{"12.8", "receivers call back only where the server is known to be", "main.TestReceiversCallBackOnlyWhereTheServerIs main.TestAWebhookSubscriptionUnderAnUnknownNameIsRefused main.TestWhoMayNotCreateASubscriptionIsToldThatFirst"},
 	{"12.9", "tokens come in the header Authorization, and nowhere else", "main.TestSection129TokensAreOfOneWakeAndComeInTheHeader"},
 	{"12.9", "tokens are signed, hold subscription, generation and expiry, and are checked on every request", "webhook.TestATokenIsRefused webhook.TestATokenExpires main.TestSection73OnlyTheTokenOfTheCurrentWakeMovesAnything"},
 	{"12.10", "a receiver finds the key by its id, and refuses times outside the window", "webhook.TestASignatureIsVerified webhook.TestKeysAreFetchedAgainWhenTheyAreReplaced"},
