@@ -661,7 +661,7 @@ func (c *change) give(cursors []record.Cursor) error {
 		if err != nil {
 			return err
 		}
-		if onto(have, &cursors[i], c.row.Generation) {
+		if onto(have, cursors[i].Segment, c.row.Generation) {
 			continue
 		}
 		if have != nil {
@@ -680,10 +680,9 @@ func (c *change) give(cursors []record.Cursor) error {
 	return nil
 }
 
-// onto tells whether a cursor that is stored, nil if none is, was on the stream of another one when the wake of a
-// generation was given.
-func onto(have, other *record.Cursor, generation uint64) bool {
-	return have != nil && have.Segment == other.Segment && have.Since <= generation
+// onto tells whether a cursor, nil if none is stored, is on a stream, and was when the wake of a generation was given.
+func onto(have *record.Cursor, stream, generation uint64) bool {
+	return have != nil && have.Segment == stream && have.Since <= generation
 }
 
 // wake describes the wake in flight: first the streams that have work, then others.
@@ -701,7 +700,7 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 	for _, l := range w.Streams {
 		listed[l.Path] = true
 	}
-	for l, err := range s.links(ctx) {
+	for l, err := range s.links(ctx, row.Generation) {
 		if err != nil {
 			return w, err
 		}
@@ -805,7 +804,7 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 // of another process the same wake may have been worked on since.
 func (c *change) move(to *record.Cursor) error {
 	have, err := c.cursor(to.Path)
-	if err != nil || !onto(have, to, c.row.Generation) {
+	if err != nil || !onto(have, to.Segment, c.row.Generation) {
 		return err
 	}
 	if err := c.s.advance(to.Path, have.Place, to.Place, to.Place); err != nil {
@@ -842,7 +841,7 @@ func (s *subscriber) moves(ctx context.Context, generation uint64, acks []runnel
 		if err != nil {
 			return nil, err
 		}
-		if st.linked && !onto(st.stored, &st.cursor, generation) {
+		if st.linked && !onto(st.stored, st.id, generation) {
 			continue
 		}
 		next := st.cursor

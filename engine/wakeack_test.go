@@ -1,12 +1,14 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -90,6 +92,35 @@ func TestAnAckDoesNotMoveAStreamThatTheWakeDidNotTellOf(t *testing.T) {
 		}
 		w = s.claim("two")
 		s.pending(&w, "events/b")
+	})
+}
+
+// Storage is made to wait once the wake is given, so that a stream comes before the others are listed.
+func TestAWakeShowsNoWorkThatItsAcksWouldNotCountFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := faulty.New(new(memory.Driver))
+		s := subscribe(t, driver, "events/*")
+		if err := s.LinkStreams(t.Context(), noStore, "sub", []string{"other/a"}); err != nil {
+			t.Fatal(err)
+		}
+		s.put("events/a")
+		synctest.Wait()
+		came := false
+		driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Scan && !came },
+			Then: func(ctx context.Context, _ faulty.Call, do func(context.Context) error) error {
+				came = true
+				s.put("other/a")
+				return do(ctx)
+			},
+		})
+		w := s.claim("one")
+		if !came || w.Streams[len(w.Streams)-1] != (runnel.SubscriptionLink{Path: "other/a", Explicit: true}) {
+			t.Fatalf("it came: %v; %+v", came, w.Streams)
+		}
+		if more := s.ack(w, "events/a", 1, true); !more {
+			t.Fatal("other/a has work")
+		}
 	})
 }
 
