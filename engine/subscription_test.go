@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,11 @@ func subscribe(t *testing.T, driver storage.Driver, pattern string) *subscribed 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.Close() })
+	return subscribeTo(t, e, pattern)
+}
+
+func subscribeTo(t *testing.T, e *engine.Engine, pattern string) *subscribed {
+	t.Helper()
 	s := &subscribed{t, e}
 	s.make("wake/pool", runnel.CreateOptions{ContentType: "application/json"})
 	if _, _, err := e.CreateSubscription(t.Context(), noStore, "sub", runnel.SubscriptionConfig{
@@ -200,6 +206,34 @@ func TestALeaseThatEndsFencesItsHolderAndBeginsTheNextWake(t *testing.T) {
 		}
 		next := s.claim("two")
 		if next.Generation != 2 || next.Streams[0].Acked != 0 {
+			t.Fatal(next)
+		}
+	})
+}
+
+func TestAWorkerThatIsSaidToBeFencedStaysFencedWhenTheClockGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		e, err := engine.Open(new(memory.Driver), engine.Config{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		s := subscribeTo(t, e, "events/*")
+		s.put("events/a")
+		s.wakes()
+		w := s.claim("one")
+		acks := []runnel.WakeAck{{Path: "events/a", Acked: 1}}
+		ahead.Store(int64(1100 * time.Millisecond))
+		if _, err := s.AckWake(t.Context(), w.WakeRef, acks, true); !errors.Is(err, runnel.ErrFenced) {
+			t.Fatal(err)
+		}
+		ahead.Store(0)
+		if _, err := s.AckWake(t.Context(), w.WakeRef, acks, true); !errors.Is(err, runnel.ErrFenced) {
+			t.Fatalf("a worker that was fenced is told %v", err)
+		}
+		s.wakes()
+		if next := s.claim("two"); next.Generation != 2 || next.Streams[0].Acked != 0 {
 			t.Fatal(next)
 		}
 	})

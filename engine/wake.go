@@ -154,11 +154,13 @@ func (c *change) setCursor(row *record.Cursor) {
 	c.t.setRow(subscriptionCursorKey(c.s.instance, row.Path), row.Append(nil))
 }
 
-// expire ends the wake if its lease is over.
-func (c *change) expire() {
-	if c.row.Deadline > 0 && c.row.Deadline <= c.t.micros {
+// expire ends the wake if its lease is over, and tells whether it was.
+func (c *change) expire() bool {
+	over := c.row.Deadline > 0 && c.row.Deadline <= c.t.micros
+	if over {
 		c.clear()
 	}
+	return over
 }
 
 // clear ends the wake that is in flight.
@@ -176,14 +178,19 @@ func (c *change) begin() {
 	c.row.WakeID = "w_" + hex.EncodeToString(id[:])
 }
 
-// current returns nil if the wake is the one in flight, and in somebody's hands.
+// current returns nil if the wake is the one in flight, and in somebody's hands. Whoever is told that it is not stays
+// fenced even if the clock goes back: a wake whose lease is over ends with the answer.
 func (c *change) current(ref runnel.WakeRef) error {
 	r := &c.row
-	held := r.Deadline > c.t.micros
-	if r.Config.Type == runnel.Webhook {
-		held = held || r.Deadline == 0 // while another attempt is waited for, who got an earlier one may call back
+	if ref.Generation != r.Generation || ref.WakeID != r.WakeID || r.WakeID == "" {
+		return runnel.ErrFenced
 	}
-	if ref.Generation != r.Generation || ref.WakeID != r.WakeID || r.WakeID == "" || !held {
+	if c.expire() {
+		c.save()
+		return runnel.ErrFenced
+	}
+	// While another attempt is waited for, who got an earlier one may call back.
+	if r.Deadline == 0 && r.Config.Type != runnel.Webhook {
 		return runnel.ErrFenced
 	}
 	return nil
@@ -705,6 +712,7 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 			return w, err
 		}
 		if !listed[l.Path] {
+			l.Tail = min(l.Tail, l.Acked) // work that has come since is told by a wake that is given with it
 			w.Streams = append(w.Streams, l)
 		}
 		if len(w.Streams) >= most {
@@ -716,9 +724,9 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 
 // AckWake stores how far streams have been worked on, all of them or none, and extends the lease, or ends
 // the wake if it is done. An ack of a stream that has been deleted since the wake was given does nothing, whatever has
-// its path, and so does one of a stream that came later: another wake tells of that. It tells whether there is more to do, for which another wake has begun. It fails
-// with runnel.ErrFenced if the wake is not the current one any more, and moves nothing then; with
-// runnel.ErrAck if an ack is behind what was acked, or beyond the tail, or of no stream of the
+// its path, and so does one of a stream that came later: another wake tells of that. It tells whether there is more to
+// do, for which another wake has begun. It fails with runnel.ErrFenced if the wake is not the current one any more, and
+// moves nothing then; with runnel.ErrAck if an ack is behind what was acked, or beyond the tail, or of no stream of the
 // subscription.
 func (e *Engine) AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error) {
 	return e.endWake(ctx, ref, acks, done, false)
@@ -747,6 +755,9 @@ func (e *Engine) endWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.
 	defer s.gate.leave()
 	// Whoever is fenced is told so, and nothing about the streams.
 	if err := s.change(ctx, nil, func(c *change) error { return c.current(ref) }); err != nil {
+		if errors.Is(err, runnel.ErrFenced) {
+			s.kick() // its wake may have ended with that, and another one is due
+		}
 		return false, err
 	}
 	moves, err := s.moves(ctx, ref.Generation, acks, clip)

@@ -58,6 +58,49 @@ func TestAnAckDoesNotMoveAStreamThatTookTheNameOfTheOneToldOf(t *testing.T) {
 	})
 }
 
+func TestWhatAWakeTellsOfCanBeAcked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := faulty.New(new(memory.Driver))
+		s := subscribe(t, driver, "events/*")
+		if err := s.LinkStreams(t.Context(), noStore, "sub", []string{"other"}); err != nil {
+			t.Fatal(err)
+		}
+		s.put("events/a")
+		s.wakes()
+		// The other stream is made when the wake has been given, and is being described.
+		cursors := func(c faulty.Call) bool {
+			return c.Op == faulty.Scan && len(c.Range.From) > 0 && c.Range.From[0] == 'u'
+		}
+		driver.SetRules(faulty.Rule{When: cursors, Then: faulty.Wait(func(context.Context) error {
+			driver.SetRules()
+			s.put("other")
+			return nil
+		}, letThrough)})
+		w := s.claim("one")
+		if driver.SetRules(); len(w.Streams) != 2 {
+			t.Fatal(w.Streams)
+		}
+		var acks []runnel.WakeAck
+		for _, l := range w.Streams {
+			acks = append(acks, runnel.WakeAck{Path: l.Path, Acked: l.Tail})
+		}
+		if more, err := s.AckWake(t.Context(), w.WakeRef, acks, true); err != nil || !more {
+			t.Fatal(more, err)
+		}
+		told := make(map[string]runnel.Sequence)
+		for _, ack := range acks {
+			told[ack.Path] = ack.Acked
+		}
+		for l, err := range s.SubscriptionLinks(t.Context(), noStore, "sub") {
+			if err != nil || l.Acked != told[l.Path] {
+				t.Errorf("%s was acked up to %d, and is at %d: %v", l.Path, told[l.Path], l.Acked, err)
+			}
+		}
+		w = s.claim("two")
+		s.pending(&w, "other")
+	})
+}
+
 func TestAnAckOfAStreamThatIsGoneOrHasLessIsNoMistake(t *testing.T) {
 	for _, entries := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {

@@ -528,6 +528,20 @@ var bugs = []bug{
 		says: seen(`\d+ deletions are held`),
 	},
 	{
+		kind: wrong, name: "fenced-worker-comes-back",
+		symptom: "A worker that had been told that the lease on its wake was over could acknowledge it when the clock of the server had gone back.",
+		found:   "crash simulation, seed 71007 of subscriptions",
+		pkg:     "./engine", test: "^TestAWorkerThatIsSaidToBeFencedStaysFencedWhenTheClockGoesBack$",
+		says: seen(`a worker that was fenced is told <nil>`),
+	},
+	{
+		kind: wrong, name: "wake-tells-what-cannot-be-acked",
+		symptom: "A wake told of a stream that was made just then, and an ack of it was answered and not stored.",
+		found:   "crash simulation, seed 71020 of subscriptions",
+		pkg:     "./engine", test: "^TestWhatAWakeTellsOfCanBeAcked$",
+		says: seen(`other was acked up to 1, and is at 0`),
+	},
+	{
 		kind: wrong, name: "token-of-the-year-one",
 		symptom: "A token whose end in the file of tokens was a year that cannot be written, such as 0, made the next file unreadable, and one that ended as the year 1 began never ended.",
 		found:   "fuzzing (`FuzzParseTokens`)",
