@@ -810,8 +810,8 @@ func (w *subWorld) verifyStream(s *subStream) {
 	if s.unclear && (!same || s.id == 0) {
 		for _, k := range w.subs {
 			a := k.acked[s.path]
-			if a != nil && len(a.open) == 0 {
-				k.acked[s.path] = new(subAcked) // nothing of the one that is there has been acked
+			if a != nil && len(a.open) == 0 && s.id != 0 {
+				k.acked[s.path] = new(subAcked) // it is another stream, and nothing of it has been acked
 			} else {
 				delete(k.acked, s.path)
 			}
