@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/seats"
 )
 
 // The defaults of a [Config] are stated only here.
@@ -44,6 +45,20 @@ type Config struct {
 	// Bind returns a context below ctx that also ends when whoever the request was admitted for is not to be
 	// served any more. Live reads that outlive the request, or share one follower, end by it. Nil means never.
 	Bind func(ctx context.Context, r *http.Request) (context.Context, context.CancelFunc)
+	// Follow is asked before a reader of an item segment is given anything: live is how it reads, "sse" or "long-poll",
+	// or FollowRead or FollowFork. The request has been admitted. An error refuses the reader, and is answered as Store's
+	// is. The reader is served until the context ends; its cause is then answered where nothing has been yet, unless it is
+	// runnel.ErrShutdown, after which a client comes back. End is called once when the reader has been served, and must
+	// not wait. Nil lets everybody read whom the log lets.
+	Follow func(r *http.Request, seg runnel.Segment, live string) (served context.Context, end func(), err error)
+	// ItemsNoStore forbids caches to keep what is read of item segments: set it where Follow refuses some who are
+	// given the same by a cache.
+	ItemsNoStore bool
+	// Seats bounds how many live readers there are at a time, in all and of one caller: those of SSE, and long-polls that
+	// wait. Nil: any number.
+	Seats *seats.Seats
+	// Caller names who the context of an admitted request is of. Nil, or an empty name: nobody is known.
+	Caller func(context.Context) string
 	// Own is the log that the handler uses for itself: to follow a stream for live readers who have been let
 	// in, and to keep registries. Nil means the log that New is given, which does where that asks nobody who they are.
 	Own Log
@@ -129,6 +144,9 @@ func (c Config) withDefaults() Config {
 	c.RegistryReconcile = cmp.Or(c.RegistryReconcile, DefaultRegistryReconcile)
 	if c.Store == nil {
 		c.Store = func(*http.Request) (runnel.Store, error) { return runnel.Store{}, nil }
+	}
+	if c.Caller == nil {
+		c.Caller = func(context.Context) string { return "" }
 	}
 	if c.Bind == nil {
 		c.Bind = func(ctx context.Context, _ *http.Request) (context.Context, context.CancelFunc) {

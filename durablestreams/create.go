@@ -30,6 +30,11 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, seg runnel.Segm
 	if o.Fork, err = h.forkOf(r, seg.Store); err != nil {
 		return err
 	}
+	if o.Fork != nil {
+		if err := h.mayFork(r, o.Fork.Source); err != nil {
+			return err
+		}
+	}
 	createOnly, err := onlyIfNew(r.Header)
 	if err != nil {
 		return err

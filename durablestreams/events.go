@@ -24,6 +24,16 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	if err != nil {
 		return err
 	}
+	served, end, err := h.follow(r, seg, &v.Info, q.live)
+	if err != nil {
+		return err
+	}
+	takenOver := false
+	defer func() {
+		if !takenOver {
+			end()
+		}
+	}()
 	header := w.Header()
 	if v.From == v.Tail && v.State == nil { // else a client would take this for the place after what it has yet to get
 		new(values).setOffset(header, v.Tail)
@@ -43,6 +53,9 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	c := codecOf(v.ContentType)
 	header[wire.HeaderContentType] = valueEvents
 	header[wire.HeaderCacheControl] = valueNoCache
+	if !h.keeps(&v.Info) {
+		header[wire.HeaderCacheControl] = valueNoStore
+	}
 	// A client that comes back sees whether the stream is still the one that its offset is of. The tag is a
 	// weak one, because what follows differs from response to response.
 	header[wire.HeaderETag] = []string{"W/" + entityTag(v.Info, v.From)}
@@ -55,7 +68,8 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 		h.serveClosed(w, r, c, &f, v)
 		return nil
 	}
-	if err := h.enter(); err != nil {
+	leave, err := h.enterReader(r)
+	if err != nil {
 		for _, name := range [...]string{wire.HeaderNextOffset, wire.HeaderUpToDate, wire.HeaderState, wire.HeaderETag, wire.HeaderSSEDataEncoding, headerBuffering} {
 			delete(header, name)
 		}
@@ -65,18 +79,21 @@ func (h *Handler) serveEvents(w http.ResponseWriter, r *http.Request, seg runnel
 	f.hub = h.hubs.join(key, c, v.Tail)
 	if !h.cfg.KeepConnections && r.ProtoMajor == 1 && r.ProtoMinor == 1 {
 		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-			ctx, cancel := h.cfg.Bind(h.ended, r)
-			h.takeOver(ctx, cancel, conn, responseHead(header), &f, v)
+			ctx, unbind := h.cfg.Bind(h.ended, r)
+			ctx, unfollow := both(ctx, served)
+			takenOver = true
+			h.takeOver(ctx, func() { unfollow(); unbind(); end() }, leave, conn, responseHead(header), &f, v)
 			return nil
 		}
 	}
-	defer h.live.Done()
+	defer leave()
 	defer h.hubs.leave(f.hub)
 	ctx, unbind := h.cfg.Bind(r.Context(), r)
 	defer unbind()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(h.ended, cancel)()
+	defer context.AfterFunc(served, cancel)()
 	f.out = h.stream(w)
 	if f.follow(ctx, v) == lost {
 		panic(http.ErrAbortHandler)
@@ -143,17 +160,28 @@ func (h *Handler) serveClosed(w http.ResponseWriter, r *http.Request, c codec, f
 	_ = out.rc.SetWriteDeadline(time.Time{}) // for the next request on the connection
 }
 
+// both returns a context that ends with one, and also with another one.
+func both(ctx, other context.Context) (context.Context, context.CancelFunc) {
+	if other.Done() == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(other, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 // takeOver serves a reader on its bare connection. It returns when the reader is attached to its hub, or
 // goes on in a goroutine of its own, so that all that net/http has built up for the request can go. The
-// reader is served until the context ends, which unbind releases.
-func (h *Handler) takeOver(ctx context.Context, unbind func(), conn net.Conn, head []byte, f *follower, v runnel.View) {
-	r := &reader{hub: f.hub, conn: conn, head: head, raw: nowait.Raw(conn), cursor: f.cursor, ends: f.ends, index: -1}
+// reader is served until the context ends, which unbind releases; leave ends the count of it.
+func (h *Handler) takeOver(ctx context.Context, unbind, leave func(), conn net.Conn, head []byte, f *follower, v runnel.View) {
+	r := &reader{hub: f.hub, conn: conn, head: head, raw: nowait.Raw(conn), cursor: f.cursor, ends: f.ends, leave: leave, index: -1}
 	r.ctx, r.cancel = context.WithCancel(ctx)
+	stop := func() bool { return true }
 	if ctx != h.ended {
-		stop := context.AfterFunc(ctx, r.end)
-		cancel := r.cancel
-		r.cancel = func() { stop(); cancel(); unbind() }
+		stop = context.AfterFunc(ctx, r.end)
 	}
+	cancel := r.cancel
+	r.cancel = func() { stop(); cancel(); unbind() }
 	h.mu.Lock()
 	h.readers[r] = struct{}{}
 	h.mu.Unlock()

@@ -227,7 +227,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeFailure(w, f)
 }
 
-// enter counts a live reader, unless the handler is shutting down. Whoever entered calls live.Done.
+// enter counts what is to go on, unless the handler is shutting down. Whoever entered calls live.Done.
 func (h *Handler) enter() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -238,12 +238,28 @@ func (h *Handler) enter() error {
 	return nil
 }
 
+// enterReader counts a live reader, unless there are too many of them. The returned function ends the count.
+func (h *Handler) enterReader(r *http.Request) (leave func(), err error) {
+	giveBack, err := h.cfg.Seats.Take(h.cfg.Caller(r.Context()))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.enter(); err != nil {
+		giveBack()
+		return nil, err
+	}
+	return func() {
+		giveBack()
+		h.live.Done()
+	}, nil
+}
+
 // forget ends the count of a reader whose connection was taken over.
 func (h *Handler) forget(r *reader) {
 	h.mu.Lock()
 	delete(h.readers, r)
 	h.mu.Unlock()
-	h.live.Done()
+	r.leave()
 }
 
 // Shutdown ends live reads in a way that lets their clients go on elsewhere, answers waiting long-polls,

@@ -29,8 +29,13 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, seg runnel.Segmen
 	if err != nil {
 		return err
 	}
+	served, end, err := h.follow(r, seg, &v.Info, q.live)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if q.live == wire.LiveLongPoll && v.Tail == v.From && v.State == nil {
-		if v, err = h.await(w, r, seg, v, wait); err != nil {
+		if v, err = h.await(served, w, r, seg, v, wait); err != nil {
 			return err
 		}
 		if v.Tail == v.From {
@@ -59,15 +64,17 @@ func (h *Handler) waitFor(q query) (time.Duration, error) {
 }
 
 // await waits until there is something after a view, and returns the view that shows it. At the end of
-// the time, or when the handler is shut down, the view is as empty as before.
-func (h *Handler) await(w http.ResponseWriter, r *http.Request, seg runnel.Segment, v runnel.View, wait time.Duration) (runnel.View, error) {
+// the time, or when the reader is to come back, the view is as empty as before. Served ends when
+// the reader may not be served any longer.
+func (h *Handler) await(served context.Context, w http.ResponseWriter, r *http.Request, seg runnel.Segment, v runnel.View, wait time.Duration) (runnel.View, error) {
 	if v.Closed {
 		return v, nil
 	}
-	if err := h.enter(); err != nil {
+	leave, err := h.enterReader(r)
+	if err != nil {
 		return v, err
 	}
-	defer h.live.Done()
+	defer leave()
 	// The time-outs of the server are for requests that are under way, not for one that waits.
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Time{})  // not every connection has one
@@ -75,7 +82,11 @@ func (h *Handler) await(w http.ResponseWriter, r *http.Request, seg runnel.Segme
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
 	defer context.AfterFunc(h.ended, cancel)()
+	defer context.AfterFunc(served, cancel)()
 	info, err := h.log.Wait(ctx, seg, v.ID, v.From)
+	if refused := refusal(served); refused != nil {
+		return v, refused
+	}
 	switch {
 	case err == nil && info.Tail > v.From:
 		return h.log.Read(r.Context(), seg, v.ID, v.From)
@@ -125,7 +136,7 @@ func (h *Handler) send(w http.ResponseWriter, r *http.Request, q query, v runnel
 		header[wire.HeaderCursor] = []string{string(nextCursor(time.Now(), q.cursor))}
 	}
 	switch {
-	case q.from.now:
+	case q.from.now, !h.keeps(&v.Info):
 		header[wire.HeaderCacheControl] = valueNoStore
 	case v.Tail == v.From && (!v.Closed || v.State != nil):
 		header[wire.HeaderCacheControl] = h.cache.level

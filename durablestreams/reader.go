@@ -29,7 +29,8 @@ type reader struct {
 	ends   time.Time       // when the client is to come back; zero for never
 	ctx    context.Context //nolint:containedctx // the reader outlives the request, and ends by itself
 	cancel context.CancelFunc
-	index  int // in hub.attached, guarded by hub.mu; -1 if not there
+	leave  func() // ends the count of it
+	index  int    // in hub.attached, guarded by hub.mu; -1 if not there
 	gone   atomic.Bool
 	byte   [1]byte
 }

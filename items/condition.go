@@ -35,18 +35,20 @@ func Condition(expression string) (func(*TriggerEvent) (bool, error), error) {
 //
 //	stream, group, item, prefix, subscription   strings, empty where the subscription has none
 //	several                                     whether it is to several groups; then group is empty
+//	transport, subject                          strings, as in a [Subscription]
 //	context                                     what Connect has returned
 //
 // A subscription to a whole group has no item, and one to several groups no group, and yet both are given
 // every item: what guards a group or an item is to select it with the fields of a [Hook].
 func HookCondition(expression string) (func(*Subscription) (bool, error), error) {
-	eval, err := compile(expression, "context", "stream", "group", "item", "prefix", "subscription", "several")
+	eval, err := compile(expression, "context", "stream", "group", "item", "prefix", "subscription", "transport", "subject", "several")
 	if err != nil {
 		return nil, err
 	}
 	return func(s *Subscription) (bool, error) {
 		return eval(s.Context, map[string]any{
-			"stream": s.Stream, "group": s.Group, "item": deref(s.Item), "prefix": s.Prefix, "subscription": s.ID, "several": s.Group == "",
+			"stream": s.Stream, "group": s.Group, "item": deref(s.Item), "prefix": s.Prefix, "subscription": s.ID,
+			"transport": s.Transport, "subject": s.Subject, "several": s.Group == "",
 		})
 	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/seats"
 )
 
 // The defaults of a [Config] are stated only here.
@@ -20,7 +21,6 @@ const (
 	DefaultMaxQueueBytes    = 1 << 20
 	DefaultMaxSubscriptions = 1000
 	DefaultMaxFrameBytes    = 64 << 10
-	DefaultMaxConnections   = 100_000
 	DefaultPingInterval     = 30 * time.Second
 	DefaultWriteTimeout     = 30 * time.Second
 	DefaultHookTimeout      = 5 * time.Second
@@ -47,8 +47,8 @@ type Config struct {
 	// or to a stream if the segment has no name, or to all if it has no space either. Nil lets everybody.
 	MayRevoke func(ctx context.Context, of runnel.Segment) error
 
-	// Connect is asked before a WebSocket is accepted. An error, a panic, or HookTimeout passing refuses the
-	// connection. Nil accepts.
+	// Connect is asked before a WebSocket is accepted, and on each request of whoever follows a group by another
+	// way in ([Handler.Follow]). An error, a panic, or HookTimeout passing refuses. Nil accepts.
 	Connect func(context.Context, Handshake) (Admission, error)
 	// Join is asked before a subscription is given anything; an error, a panic, or HookTimeout passing
 	// refuses it. Nil accepts. [Hooks] has one that asks several, and pairs joins with leaves over crashes.
@@ -79,8 +79,10 @@ type Config struct {
 	MaxSubscriptions int
 	// MaxFrameBytes is the largest frame of a client. 0 means DefaultMaxFrameBytes.
 	MaxFrameBytes int64
-	// MaxConnections is how many WebSocket connections are kept at a time. 0 means DefaultMaxConnections.
-	MaxConnections int
+	// Seats bounds how many WebSocket connections there are at a time, in all and of one caller. Nil: any number.
+	Seats *seats.Seats
+	// Caller names who the context of an admitted request is of. Nil, or an empty name: nobody is known.
+	Caller func(context.Context) string
 	// PingInterval is how often a connection is checked. 0 means DefaultPingInterval, less than 0 never.
 	PingInterval time.Duration
 	// WriteTimeout is how long a frame may take to be written, and a ping to be answered, before the
@@ -95,7 +97,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Handshake is what is known of a WebSocket connection before it is accepted.
+// Handshake is what is known of a WebSocket connection, or of a request, before it is accepted.
 type Handshake struct {
 	// Headers have names in lower case, and the last value of each.
 	Headers map[string]string `json:"headers"`
@@ -114,8 +116,20 @@ type Admission struct {
 	Until time.Time
 }
 
+// The transports of subscriptions. All but a WebSocket are ways to read the Durable Stream of a group.
+const (
+	OverWebSocket = "websocket"
+	OverSSE       = "sse"
+	OverLongPoll  = "long-poll"
+	// OverRead is one request for what there is.
+	OverRead = "read"
+	// OverFork makes a stream with what there is.
+	OverFork = "fork"
+)
+
 // Subscription is what a connection has joined.
 type Subscription struct {
+	// ID is what the client calls it; the name of its transport where that is no WebSocket.
 	ID     string       `json:"subscription_id"`
 	Store  runnel.Store `json:"-"`
 	Stream string       `json:"stream_name"`
@@ -127,6 +141,10 @@ type Subscription struct {
 	Prefix string `json:"prefix,omitempty"`
 	// Context is what Connect has returned.
 	Context json.RawMessage `json:"context"`
+	// Transport is how it is served, such as OverWebSocket.
+	Transport string `json:"transport"`
+	// Subject is who asks, as Config.Caller names them; empty if nobody is known.
+	Subject string `json:"subject,omitempty"`
 	// Connection tells connections of a process apart.
 	Connection uint64 `json:"-"`
 }
@@ -138,6 +156,9 @@ func (c Config) withDefaults(log Log) Config {
 	}
 	if c.Admit == nil {
 		c.Admit = func(r *http.Request) (*http.Request, error) { return r, nil }
+	}
+	if c.Caller == nil {
+		c.Caller = func(context.Context) string { return "" }
 	}
 	if c.Bind == nil {
 		c.Bind = context.WithCancel
@@ -152,7 +173,6 @@ func (c Config) withDefaults(log Log) Config {
 	c.MaxQueueBytes = cmp.Or(c.MaxQueueBytes, DefaultMaxQueueBytes)
 	c.MaxSubscriptions = cmp.Or(c.MaxSubscriptions, DefaultMaxSubscriptions)
 	c.MaxFrameBytes = cmp.Or(c.MaxFrameBytes, DefaultMaxFrameBytes)
-	c.MaxConnections = cmp.Or(c.MaxConnections, DefaultMaxConnections)
 	c.PingInterval = cmp.Or(c.PingInterval, DefaultPingInterval)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultWriteTimeout)
 	c.PresenceTTL = cmp.Or(c.PresenceTTL, DefaultPresenceTTL)

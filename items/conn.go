@@ -28,9 +28,12 @@ type conn struct {
 	id      uint64
 	store   runnel.Store
 	context json.RawMessage // what Connect has returned
+	subject string          // who asks
 	inject  bool
 	ctx     context.Context //nolint:containedctx // carries who asks, and ends with the connection
 	cancel  context.CancelFunc
+
+	giveBack func() // of its seat
 
 	joining sync.Mutex // held while subscriptions are given snapshots
 
@@ -157,7 +160,7 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 			first.Since = since
 		}
 	}
-	c := &conn{h: h, store: store, inject: h.cfg.InjectID || r.URL.Query().Has("inject_id"), subs: make(map[string]*subscription)}
+	c := &conn{h: h, store: store, subject: h.cfg.Caller(r.Context()), inject: h.cfg.InjectID || r.URL.Query().Has("inject_id"), subs: make(map[string]*subscription)}
 	c.room.L = &c.mu
 	var admitted Admission
 	if h.cfg.Connect != nil {
@@ -206,12 +209,14 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, store runnel.St
 func (h *Handler) enter(c *conn) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.draining:
+	if h.draining {
 		return runnel.ErrShutdown
-	case len(h.conns) >= h.cfg.MaxConnections:
-		return &runnel.UnavailableError{Reason: fmt.Sprintf("there are %d connections, which is the limit", len(h.conns)), RetryAfter: time.Second}
 	}
+	giveBack, err := h.cfg.Seats.Take(c.subject)
+	if err != nil {
+		return err
+	}
+	c.giveBack = giveBack
 	h.lastConn++
 	c.id = h.lastConn
 	h.conns[c] = struct{}{}
@@ -223,6 +228,7 @@ func (h *Handler) forget(c *conn) {
 	h.mu.Lock()
 	delete(h.conns, c)
 	h.mu.Unlock()
+	c.giveBack()
 	h.live.Done()
 }
 

@@ -48,10 +48,11 @@ type input struct {
 	Type   *string         `json:"type"`
 	ID     *string         `json:"id"`
 
-	// Subscription addresses one subscription in a send or a revoke, and Context those whose connections were
-	// given one that holds it.
+	// Subscription addresses one subscription in a send or a revoke, Context those whose connections were given one
+	// that holds it, and Subject those of a caller.
 	Subscription *string         `json:"subscription_id"`
 	Context      json.RawMessage `json:"context"`
+	Subject      *string         `json:"subject"`
 	// Message is told to those whose subscriptions are revoked.
 	Message string `json:"message"`
 	// Atomic applies all operations of an update, or none.

@@ -30,6 +30,7 @@ type Handler struct {
 	mu       sync.Mutex
 	feeds    map[runnel.Space]*feed
 	conns    map[*conn]struct{}
+	follows  map[*follow]struct{}
 	lastConn uint64
 	draining bool
 	live     sync.WaitGroup
@@ -45,6 +46,7 @@ func New(log Log, cfg Config) *Handler {
 		feeds: make(map[runnel.Space]*feed),
 		conns: make(map[*conn]struct{}),
 
+		follows:   make(map[*follow]struct{}),
 		snapshots: newSnapshots(),
 	}
 	h.ended, h.end = context.WithCancel(context.Background())
@@ -55,8 +57,8 @@ func New(log Log, cfg Config) *Handler {
 	return h
 }
 
-// Shutdown tells all connections to come back later, and returns when they have ended. When ctx ends before, it
-// cuts off those that are left.
+// Shutdown tells all connections to come back later, ends those who follow by other ways in, and returns when
+// they have ended. When ctx ends before, it cuts off those that are left.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	h.draining = true
@@ -64,6 +66,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	for _, c := range h.connections() {
 		h.live.Go(func() { c.goAway() })
 	}
+	h.endFollows()
 	h.end()
 	done := make(chan struct{})
 	go func() {

@@ -72,7 +72,8 @@ func deref(s *string) string {
 // subscription checks what a client wants to join.
 func (c *conn) subscription(data *joinData) (*subscription, error) {
 	s := &subscription{Subscription: Subscription{
-		ID: *data.ID, Store: c.store, Stream: *data.Stream, Item: data.Item, Prefix: data.Prefix, Context: c.context, Connection: c.id,
+		ID: *data.ID, Store: c.store, Stream: *data.Stream, Item: data.Item, Prefix: data.Prefix, Context: c.context,
+		Transport: OverWebSocket, Subject: c.subject, Connection: c.id,
 	}}
 	if n := len(s.ID); n > maxSubscriptionID {
 		return nil, &runnel.TooLargeError{What: "subscriptionId", Limit: maxSubscriptionID, Got: int64(n)}
@@ -118,7 +119,7 @@ func (c *conn) join(data *joinData) {
 		c.refuse(data, "too_many_subscriptions", fmt.Sprintf("a connection may have %d subscriptions", c.h.cfg.MaxSubscriptions))
 		return
 	}
-	if err := c.permit(s); err != nil {
+	if err := c.h.permit(c.ctx, s.Subscription); err != nil {
 		c.h.cfg.Logger.Debug("a join was refused", "stream", s.Stream, "group", s.Group, "err", err)
 		c.tell(unauthorized(&s.Subscription, c.h.stamp(s.seg), "the subscription was refused"))
 		return
@@ -155,13 +156,13 @@ func trim(err error) string {
 }
 
 // permit asks the hook. Whatever goes wrong, the answer is no.
-func (c *conn) permit(s *subscription) error {
-	if c.h.cfg.Join == nil {
+func (h *Handler) permit(ctx context.Context, s Subscription) error {
+	if h.cfg.Join == nil {
 		return nil
 	}
-	return hook(c.ctx, c.h.cfg.HookTimeout,
-		func(ctx context.Context) error { return c.h.cfg.Join(ctx, s.Subscription) },
-		func() { c.h.leave(s.Subscription) },
+	return hook(ctx, h.cfg.HookTimeout,
+		func(ctx context.Context) error { return h.cfg.Join(ctx, s) },
+		func() { h.leave(s) },
 	)
 }
 

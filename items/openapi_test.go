@@ -29,6 +29,7 @@ var documented = []struct {
 	{"call_compact", "", `{"stream_name":"s","group_id":"g"}`, 200},
 	{"call_compact", "", `{"stream_name":"s"}`, 400},
 	{"call_revoke", "", `{"stream_name":"s","group_id":"g","context":{"user":"ann"},"message":"bye"}`, 200},
+	{"call_revoke", "", `{"subject":"ann"}`, 200},
 	{"call_revoke", "", `{"message":"bye"}`, 400},
 	{"call_delete", "", `{"stream_name":"s","group_id":"g","item_id":"i"}`, 200},
 	{"call_delete", "", `{"stream_name":"s"}`, 400},

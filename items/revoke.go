@@ -12,7 +12,7 @@ import (
 // Revoke ends the live subscriptions of this process that match, with an unauthorized frame that says why, and
 // returns how many there were. One that is being made is let through or ended, and never missed.
 func (h *Handler) Revoke(match func(Subscription) bool, why string) int {
-	n := 0
+	n := h.revokeFollows(match, why)
 	for _, c := range h.connections() {
 		ended := c.revoke(match, why)
 		n += len(ended)
@@ -25,6 +25,7 @@ func (h *Handler) Revoke(match func(Subscription) bool, why string) int {
 
 // Reconnect tells all connections to come back, which makes their subscriptions anew.
 func (h *Handler) Reconnect() {
+	h.endFollows()
 	for _, c := range h.connections() {
 		h.mu.Lock()
 		_, here := h.conns[c]
@@ -90,8 +91,8 @@ func (c *conn) entered(s *subscription) {
 
 // callRevoke ends live subscriptions.
 func (h *Handler) callRevoke(ctx context.Context, store runnel.Store, in *input) ([]byte, error) {
-	if in.Stream == nil && in.Context == nil && in.Subscription == nil {
-		return nil, &inputError{"missing field stream_name, context or subscription_id"}
+	if in.Stream == nil && in.Context == nil && in.Subscription == nil && in.Subject == nil {
+		return nil, &inputError{"missing field stream_name, context, subscription_id or subject"}
 	}
 	if in.Group != nil && in.Stream == nil {
 		return nil, &inputError{"missing field stream_name"}
@@ -108,7 +109,7 @@ func (h *Handler) callRevoke(ctx context.Context, store runnel.Store, in *input)
 	}
 	n := h.Revoke(func(s Subscription) bool {
 		return s.Store == store && (in.Stream == nil || s.Stream == *in.Stream) && (in.Group == nil || s.Group == *in.Group) &&
-			(in.Subscription == nil || s.ID == *in.Subscription) && (in.Context == nil || holds(s.Context, in.Context))
+			(in.Subscription == nil || s.ID == *in.Subscription) && (in.Subject == nil || s.Subject == *in.Subject) && (in.Context == nil || holds(s.Context, in.Context))
 	}, why)
 	return encode(struct {
 		Revoked int `json:"revoked"`

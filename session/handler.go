@@ -13,6 +13,7 @@ import (
 	"github.com/xtaci/smux"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/seats"
 	"github.com/runnelhq/runnel/session/internal/pb"
 	"github.com/runnelhq/runnel/wire"
 )
@@ -26,15 +27,19 @@ type Handler struct {
 
 	mu    sync.Mutex
 	conns map[*serverConn]struct{}
-	of    map[string]int // connections by caller
-	drain chan struct{}  // closed when the server goes away
+	seats *seats.Seats
+	drain chan struct{} // closed when the server goes away
 	gone  bool
 	all   sync.WaitGroup // connections
 }
 
 // NewHandler returns a handler that serves a log.
 func NewHandler(log runnel.Log, cfg Config) *Handler {
-	return &Handler{log: log, cfg: cfg.withDefaults(), conns: make(map[*serverConn]struct{}), of: make(map[string]int), drain: make(chan struct{})}
+	cfg = cfg.withDefaults()
+	return &Handler{
+		log: log, cfg: cfg, conns: make(map[*serverConn]struct{}), drain: make(chan struct{}),
+		seats: seats.New(seats.Config{What: "sessions", Max: cfg.MaxConnections, MaxEach: cfg.MaxConnectionsEach}),
+	}
 }
 
 // ServeHTTP accepts a connection, and returns when that has ended.
@@ -72,33 +77,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) enter(c *serverConn) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	most, each := h.cfg.MaxConnections, h.cfg.MaxConnectionsEach
-	switch {
-	case h.gone:
+	if h.gone {
 		return wire.Unavailable(wire.CodeShutdown, "the server goes away", time.Second)
-	case most > 0 && len(h.conns) >= most:
-		f := wire.Unavailable(wire.CodeUnavailable, fmt.Sprintf("the server has %d sessions, which is its limit", most), tooManyRetry)
-		f.Detail.Limit = int64(most)
-		return f
-	case each > 0 && c.caller != "" && h.of[c.caller] >= each:
-		return wire.TooMany(fmt.Sprintf("%.200q has %d sessions, which is the limit for one caller", c.caller, each), int64(each), tooManyRetry)
 	}
+	giveBack, err := h.seats.Take(c.caller)
+	if err != nil {
+		return err
+	}
+	c.giveBack = giveBack
 	h.conns[c] = struct{}{}
-	h.of[c.caller]++
 	h.all.Add(1)
 	return nil
 }
-
-// tooManyRetry is when it is worth it to try again where there were too many connections.
-const tooManyRetry = 5 * time.Second
 
 func (h *Handler) leave(c *serverConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, c)
-	if h.of[c.caller]--; h.of[c.caller] == 0 {
-		delete(h.of, c.caller)
-	}
+	c.giveBack()
 	h.all.Done()
 }
 
@@ -133,8 +129,9 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 
 // serverConn is one connection.
 type serverConn struct {
-	h      *Handler
-	caller string
+	h        *Handler
+	caller   string
+	giveBack func() // of its seat
 	// served ends when the client may not be served any more. What is under way then may end by itself.
 	served  context.Context //nolint:containedctx // the connection's, not an operation's
 	streams sync.WaitGroup

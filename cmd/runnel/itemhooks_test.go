@@ -25,9 +25,14 @@ type socket struct {
 	ws *websocket.Conn
 }
 
+func dialItems(t *testing.T, s *server, path string) (*websocket.Conn, *http.Response, error) {
+	t.Helper()
+	return websocket.Dial(t.Context(), s.url+path, nil)
+}
+
 func (s *server) socket(path string) *socket {
 	s.t.Helper()
-	ws, _, err := websocket.Dial(s.t.Context(), s.url+path, nil) //nolint:bodyclose // the library has read it
+	ws, _, err := dialItems(s.t, s, path) //nolint:bodyclose // the library has read it
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/runnelhq/runnel/auth"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/items"
+	"github.com/runnelhq/runnel/seats"
 	"github.com/runnelhq/runnel/storage"
 )
 
@@ -64,7 +65,7 @@ func (f itemsFlags) history() (time.Duration, error) {
 
 // newItems returns the handler of items, behind a guard if there is anybody who says who asks, and a function
 // that runs the triggers and hooks until its context ends.
-func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, holder string, log *slog.Logger) (*items.Handler, func(context.Context), error) {
+func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, places *seats.Seats, holder string, log *slog.Logger) (*items.Handler, func(context.Context), error) {
 	called, err := c.newItemCalls(log)
 	if err != nil {
 		return nil, nil, err
@@ -76,7 +77,7 @@ func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, holder 
 	}
 	cfg := items.Config{
 		Store: auth.Store, AllowedOrigins: c.AllowOrigin, InjectID: c.Items.InjectID, HookTimeout: c.Items.HookTimeout,
-		PresenceTTL: c.Items.PresenceTTL, Connect: called.connect, Logger: log,
+		PresenceTTL: c.Items.PresenceTTL, Connect: called.connect, Seats: places, Logger: log,
 	}
 	if len(called.hooks) > 0 {
 		cfg.Join, cfg.Leave = hooks.Join, hooks.Leave
@@ -109,7 +110,7 @@ func (c *serveCmd) newItems(eng *engine.Engine, who *auth.Authenticator, holder 
 // guarded asks who it is that does something.
 func guarded(cfg items.Config, own items.Log, who *auth.Authenticator) items.Config {
 	cfg.Admit, cfg.Own = who.Admit, own
-	cfg.Bind = auth.BindPrincipal
+	cfg.Bind, cfg.Caller = auth.BindPrincipal, auth.SubjectOf
 	cfg.MayRevoke = func(ctx context.Context, of runnel.Segment) error {
 		r := auth.Request{Action: "revoke subscriptions to", Needs: auth.Admin, Kind: "segment", Store: of.Store, Path: of.Path()}
 		if of.Name == "" {

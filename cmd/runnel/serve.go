@@ -26,6 +26,7 @@ import (
 	"github.com/runnelhq/runnel/durablestreams"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/items"
+	"github.com/runnelhq/runnel/seats"
 	"github.com/runnelhq/runnel/session"
 	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/memory"
@@ -62,6 +63,8 @@ type serveCmd struct {
 	Private         bool          `help:"Mark answers as private to the client, for caches that do not tell users apart." env:"RUNNEL_PRIVATE"`
 	MaxSessions     int           `help:"Serve this many connections of the Go SDK at a time, and answer more with 503; 0 is any number." default:"10000" env:"RUNNEL_MAX_SESSIONS" placeholder:"N"`
 	MaxSessionsEach int           `help:"Serve this many of them to one subject, and answer more with 429; 0 is any number." default:"1000" env:"RUNNEL_MAX_SESSIONS_EACH" placeholder:"N"`
+	MaxLive         int           `help:"Serve this many live readers at a time, those of server-sent events, long-polls that wait and WebSockets of items together, and answer more with 503; 0 is any number." default:"100000" env:"RUNNEL_MAX_LIVE" placeholder:"N"`
+	MaxLiveEach     int           `help:"Serve this many of them to one subject, and answer more with 429; 0 is any number." default:"10000" env:"RUNNEL_MAX_LIVE_EACH" placeholder:"N"`
 	Webhook         webhookFlags  `embed:"" prefix:"webhook-"`
 	Items           itemsFlags    `embed:"" prefix:"items-"`
 	MaxSubs         int           `name:"max-subscriptions" help:"Refuse to make more subscriptions than this in a store." default:"100000" env:"RUNNEL_MAX_SUBSCRIPTIONS" placeholder:"N"`
@@ -150,7 +153,10 @@ func (c *serveCmd) Validate() error {
 	for _, limit := range []struct {
 		key   string
 		value int
-	}{{"max-sessions", c.MaxSessions}, {"max-sessions-each", c.MaxSessionsEach}} {
+	}{
+		{"max-sessions", c.MaxSessions}, {"max-sessions-each", c.MaxSessionsEach},
+		{"max-live", c.MaxLive}, {"max-live-each", c.MaxLiveEach},
+	} {
 		if limit.value < 0 {
 			errs = append(errs, fmt.Errorf("%s must not be negative, got %d", limit.key, limit.value))
 		}
@@ -230,12 +236,13 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer func() { <-sent }()
 	defer stopSending()
 
-	streams := c.newStreams(eng, subs, who, log)
+	places := seats.New(seats.Config{What: "live connections", Max: c.MaxLive, MaxEach: c.MaxLiveEach})
 	sessions, mounted := c.newSessions(eng, who, log)
-	live, runTriggers, err := c.newItems(eng, who, holder(driver), log)
+	live, runTriggers, err := c.newItems(eng, who, places, holder(driver), log)
 	if err != nil {
 		return err
 	}
+	streams := c.newStreams(eng, subs, live, who, places, log)
 	defer inBackground(runTriggers)()
 	metrics, measure, err := newMetrics(eng, subs, who, log)
 	if err != nil {
@@ -391,13 +398,16 @@ func named(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// newStreams returns the handler of Durable Streams, behind a guard if there is anybody who says who asks.
-func (c *serveCmd) newStreams(eng *engine.Engine, subs *webhook.Subscriptions, who *auth.Authenticator, log *slog.Logger) *durablestreams.Handler {
+// newStreams returns the handler of Durable Streams, behind a guard if there is anybody who says who asks. Whoever
+// reads the stream of a group of items is a subscriber of it.
+func (c *serveCmd) newStreams(eng *engine.Engine, subs *webhook.Subscriptions, live *items.Handler, who *auth.Authenticator, places *seats.Seats, log *slog.Logger) *durablestreams.Handler {
 	cfg := c.streamsConfig(log)
-	cfg.Subscriptions = subs
+	cfg.Subscriptions, cfg.Seats = subs, places
+	cfg.Follow, cfg.ItemsNoStore = live.Follow, live.Asks()
 	if who == nil {
 		return durablestreams.New(eng, cfg)
 	}
+	cfg.Caller = auth.SubjectOf
 	cfg.Admit, cfg.Bind, cfg.Own, cfg.Private = who.Admit, auth.BindRequest, eng, true
 	return durablestreams.New(auth.NewGuard(eng), cfg)
 }
