@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -143,6 +144,96 @@ func TestAParkedChangeIsSeenAndReplayed(t *testing.T) {
 	eventually(t, "the change is not parked any more", func() bool { return strings.Contains(list(), `"items":[]`) })
 	if got := h.frames("/t", value); !slices.Equal(got, []string{"1"}) {
 		t.Errorf("told: %v", got)
+	}
+}
+
+func TestWhatIsParkedIsLookedAfterFromTheShell(t *testing.T) {
+	h := newHandler(t)
+	s := serve(t, nil, kept(t, "--items-triggers", triggerFileOf(t,
+		"name: t, stream: chat, attempts: 1, url: '"+h.url+"/t'",
+		"name: u, stream: jobs, attempts: 1, url: '"+h.url+"/u'",
+	))...)
+	parked := func(args ...string) string { return s.must("", append([]string{"items", "parked"}, args...)...) }
+	if got := parked("ls", "t"); got != "" {
+		t.Errorf("before anything is parked: %s", got)
+	}
+	for _, item := range []string{"a", "b", "c"} {
+		s.set("chat", "room", item, `"`+item+`"`)
+	}
+	s.set("jobs", "eu", "j", "1")
+	eventually(t, "all is parked", func() bool { return strings.Count(parked("ls", "--json"), "\n") == 4 })
+	list := parked("ls")
+	for _, want := range []string{"TRIGGER", "chat/room", "jobs/eu", "create", "connection refused"} {
+		if !strings.Contains(list, want) {
+			t.Errorf("the list is without %s: %s", want, list)
+		}
+	}
+	id := make(map[string]string) // by item
+	for line := range strings.Lines(list) {
+		if fields := strings.Fields(line); fields[0] != "TRIGGER" {
+			id[fields[3]] = fields[1]
+		}
+	}
+	if got := parked("show", "t", id["a"]); !strings.Contains(got, `"error": `) || !strings.Contains(got, `"data": "a"`) {
+		t.Errorf("shown: %s", got)
+	}
+	parked("drop", "t", id["c"])
+	h.start()
+	parked("replay", "t", id["a"])
+	eventually(t, "one is not parked any more", func() bool { return strings.Count(parked("ls", "t", "--json"), "\n") == 1 })
+	parked("replay", "t", "--all")
+	eventually(t, "none is parked any more", func() bool { return parked("ls", "t") == "" })
+	if got := h.frames("/t", value); !slices.Equal(got, []string{`"a"`, `"b"`}) {
+		t.Errorf("told: %v", got)
+	}
+	parked("drop", "u", "--all")
+	if got := parked("ls"); got != "" {
+		t.Errorf("left: %s", got)
+	}
+	for want, args := range map[string][]string{
+		"give ids, or --all":             {"items", "parked", "drop", "t"},
+		"of t: ":                         {"items", "parked", "replay", "t", id["a"]},
+		"say whose subscriptions":        {"items", "revoke"},
+		"the context must be JSON":       {"items", "revoke", "--context", "{"},
+		"there is no such item or group": {"items", "parked", "show", "t", "none"},
+	} {
+		if o := s.say("", "", args...); o.code == 0 || !strings.Contains(o.stderr, want) {
+			t.Errorf("%v: ended with %d: %s", args, o.code, o.stderr)
+		}
+	}
+}
+
+func TestSubscriptionsAreRevokedFromTheShell(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	ops := mustToken(t, "create", "--tokens", file, "ops", "runnel:admin")
+	ann := mustToken(t, "create", "--tokens", file, "ann", "runnel:read:chat")
+	bob := mustToken(t, "create", "--tokens", file, "bob", "runnel:read:chat")
+	s := inMemory(t, "--tokens", file)
+	s.must("", "items", "set", "chat", "room", "m", "1", "--token", ops)
+	revoke := func(want string, args ...string) {
+		t.Helper()
+		got := s.must("", append([]string{"items", "revoke", "--token", ops}, args...)...)
+		if strings.TrimSpace(got) != `{"revoked":`+want+`}` {
+			t.Errorf("revoke %v: %s", args, got)
+		}
+	}
+	anns, bobs := s.socket("/stream/chat/room?token="+ann), s.socket("/stream/chat/room?token="+bob)
+	anns.next("sync")
+	bobs.next("sync")
+	events := s.open(http.MethodGet, "room", "?offset=-1&live=sse", "Authorization", "Bearer "+ann)
+	until(t, events, `"value":1`)
+	revoke("0", "chat", "attic")
+	revoke("2", "--subject", "ann", "--message", "bye")
+	if f := anns.next("unauthorized"); !strings.Contains(f, "bye") {
+		t.Errorf("told %s", f)
+	}
+	if _, err := io.ReadAll(events.Body); err != nil {
+		t.Errorf("the events did not end well: %v", err)
+	}
+	revoke("1", "chat", "room", "--subscription", "url")
+	bobs.next("unauthorized")
+	if o := s.say("", "", "items", "revoke", "chat", "--token", ann); o.code == 0 || !strings.Contains(o.stderr, "runnel:admin:chat") {
+		t.Errorf("by who may not: %d %s", o.code, o.stderr)
 	}
 }
 

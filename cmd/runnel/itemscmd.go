@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,7 +14,6 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/runnelhq/runnel/items"
-	"github.com/runnelhq/runnel/wire"
 )
 
 // itemsCmd works with items from the shell.
@@ -28,6 +25,8 @@ type itemsCmd struct {
 	Compact itemsCompactCmd `cmd:"" help:"Let go of the history of a group, however young it is, as far as no stored place has yet to pass it. The items stay as they are."`
 	Send    itemsSendCmd    `cmd:"" help:"Send an event to the subscribers of a group."`
 	Watch   itemsWatchCmd   `cmd:"" help:"Print what an item or a group is, and then each change, as it comes."`
+	Revoke  itemsRevokeCmd  `cmd:"" help:"End live subscriptions of others."`
+	Parked  itemsParkedCmd  `cmd:"" help:"See, try again or forget changes that triggers have given up on."`
 }
 
 type itemsGetCmd struct {
@@ -108,41 +107,21 @@ func (r remote) itemsURL(names ...string) (string, http.Header, error) {
 	return base + items.DefaultPrefix + strings.Join(escaped, "/"), header, nil
 }
 
-// items makes a request, and prints the answer.
-func (r remote) items(ctx context.Context, std stdio, method string, body []byte, header http.Header, names ...string) error {
+// askItems makes a request about what names say, and returns the answer.
+func (r remote) askItems(ctx context.Context, method string, body []byte, header http.Header, names ...string) ([]byte, error) {
 	target, own, err := r.itemsURL(names...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return doItems(ctx, std, method, target, body, own, header)
+	_, answer, err := askServer(ctx, method, target, body, own, header)
+	return answer, err
 }
 
-func doItems(ctx context.Context, std stdio, method, target string, body []byte, headers ...http.Header) error {
-	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
-	if err != nil {
+// items makes a request, and prints the answer.
+func (r remote) items(ctx context.Context, std stdio, method string, body []byte, header http.Header, names ...string) error {
+	answer, err := r.askItems(ctx, method, body, header, names...)
+	if err != nil || len(answer) == 0 {
 		return err
-	}
-	for _, h := range headers {
-		maps.Copy(req.Header, h)
-	}
-	resp, err := new(http.Client).Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode/100 != 2 {
-		var b wire.Body
-		if json.Unmarshal(answer, &b) == nil && b.Error.Message != "" {
-			return b.Err(resp.StatusCode)
-		}
-		return fmt.Errorf("the server answered %s: %s", resp.Status, answer)
-	}
-	if len(answer) == 0 {
-		return nil
 	}
 	_, err = fmt.Fprintf(std.out, "%s\n", answer)
 	return err
@@ -209,7 +188,7 @@ func (c *itemsCompactCmd) Run(ctx context.Context, std stdio) error {
 	return c.items(ctx, std, http.MethodPost, body, nil, "call", "compact")
 }
 
-func (c *itemsSendCmd) Run(ctx context.Context, std stdio) error {
+func (c *itemsSendCmd) Run(ctx context.Context) error {
 	in := map[string]any{"stream_name": c.Stream, "group_id": c.Group, "type": c.Type, "data": nil}
 	if c.Data != "" {
 		if !json.Valid([]byte(c.Data)) {
@@ -224,7 +203,8 @@ func (c *itemsSendCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	return c.items(ctx, stdio{in: std.in, out: io.Discard, err: std.err}, http.MethodPost, body, nil, "call", "send")
+	_, err = c.askItems(ctx, http.MethodPost, body, nil, "call", "send")
+	return err
 }
 
 func (c *itemsWatchCmd) Run(ctx context.Context, std stdio) error {

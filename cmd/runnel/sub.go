@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"github.com/runnelhq/runnel"
-	"github.com/runnelhq/runnel/wire"
 )
 
 // subCmd groups the commands about subscriptions.
@@ -167,11 +164,16 @@ func (c *subShowCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
+	return printPretty(std, data)
+}
+
+// printPretty prints JSON for people.
+func printPretty(std stdio, data []byte) error {
 	var pretty bytes.Buffer
 	if err := json.Indent(&pretty, data, "", "  "); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
 	}
-	_, err = fmt.Fprintln(std.out, strings.TrimSpace(pretty.String()))
+	_, err := fmt.Fprintln(std.out, strings.TrimSpace(pretty.String()))
 	return err
 }
 
@@ -212,11 +214,6 @@ func (r remote) each(ctx context.Context, ids []string, action string) error {
 	return nil
 }
 
-const (
-	controlTimeout = time.Minute
-	maxControl     = 64 << 20
-)
-
 // control asks the server about a subscription, or about all of them if id is empty.
 func (r remote) control(ctx context.Context, method, id, action, query string, body any) (status int, answer []byte, err error) {
 	c, err := r.client()
@@ -233,37 +230,11 @@ func (r remote) control(ctx context.Context, method, id, action, query string, b
 	if query != "" {
 		at += "?" + query
 	}
-	var content io.Reader
+	var content []byte
 	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
+		if content, err = json.Marshal(body); err != nil {
 			return 0, nil, err
 		}
-		content = bytes.NewReader(data)
 	}
-	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, at, content)
-	if err != nil {
-		return 0, nil, err
-	}
-	maps.Copy(req.Header, c.Header)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := new(http.Client).Do(req)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer resp.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxControl))
-	if err != nil {
-		return 0, nil, err
-	}
-	if resp.StatusCode/100 == 2 {
-		return resp.StatusCode, answer, nil
-	}
-	var failure wire.Body
-	if err := json.Unmarshal(answer, &failure); err != nil || failure.Error.Code == "" {
-		return 0, nil, fmt.Errorf("the server answered %d", resp.StatusCode)
-	}
-	return 0, nil, failure.Err(resp.StatusCode)
+	return askServer(ctx, method, at, content, c.Header)
 }

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"time"
+
+	"github.com/runnelhq/runnel/wire"
+)
+
+const (
+	// askTimeout is how long a request may take that is answered at once.
+	askTimeout = time.Minute
+	// maxAnswer is more than any answer that is printed, in bytes.
+	maxAnswer = 1 << 30
+)
+
+// askServer makes a request whose body, if there is one, is JSON. What the server refuses is its error.
+func askServer(ctx context.Context, method, target string, body []byte, headers ...http.Header) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	for _, h := range headers {
+		maps.Copy(req.Header, h)
+	}
+	resp, err := new(http.Client).Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return 0, nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp.StatusCode, answer, nil
+	}
+	var failure wire.Body
+	if json.Unmarshal(answer, &failure) == nil && failure.Error.Code != "" {
+		return 0, nil, failure.Err(resp.StatusCode)
+	}
+	return 0, nil, fmt.Errorf("the server answered %s: %.500s", resp.Status, answer)
+}
