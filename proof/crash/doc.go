@@ -25,7 +25,9 @@
 // entries must be what somebody asked for, under a condition that held, and everything that was told or shown must be
 // what it says. And so do subscriptions (TestSubscriptions): writers, workers and receivers of webhooks, over crashes
 // between an append and its wake, a wake and its claim, a claim and its acks, an attempt and its outcome. In the end
-// workers do what they are told of, and no more, and then nothing may be left.
+// workers do what they are told of, and no more, and then nothing may be left. There the part of who sends webhooks is
+// played. TestSenders is the real one, with its schedule, breakers, keys and tokens, on a log of its own: power fails
+// before and after single commits, and package proof/oracle judges what receivers are sent.
 //
 // One space, the desk, has another model than the others: leases, cursors and transactions are what it is
 // about. The timelines of all spaces are compared with all that anybody was ever shown of them.
