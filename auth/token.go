@@ -86,6 +86,12 @@ func (t Token) String() string {
 	return b.String()
 }
 
+// IsToken tells whether a text has the form of a token, which is a secret.
+func IsToken(text string) bool { return strings.HasPrefix(text, tokenPrefix) }
+
+// Named tells whether a text is the id of the token, or the token itself.
+func (t Token) Named(text string) bool { return text == t.ID || sha256.Sum256([]byte(text)) == t.sum }
+
 // ParseTokens reads the lines of a file of tokens. The error says which line is none.
 func ParseTokens(data []byte) ([]Token, error) {
 	var tokens []Token

@@ -339,6 +339,45 @@ func TestOneSubjectHasOnlySoManySessions(t *testing.T) {
 	}
 }
 
+func TestTokensOfAFileAndJWTsAreRevokedTogether(t *testing.T) {
+	dir := t.TempDir()
+	file, revoked := filepath.Join(dir, "tokens"), filepath.Join(dir, "revoked")
+	first := mustToken(t, "create", "--tokens", file, "ann", "runnel:read")
+	mustToken(t, "create", "--tokens", file, "ben", "runnel:read")
+	mustToken(t, "create", "--tokens", file, "cleo", "runnel:read")
+	signed := mustToken(t, "sign", "--jwt-secret", testSecret, "dora", "runnel:read")
+	ids := func() (tokens, jwts int) {
+		data, err := os.ReadFile(revoked)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return strings.Count(mustToken(t, "ls", "--tokens", file, "--json"), "id"), strings.Count(string(data), "\n")
+	}
+	for _, c := range []struct {
+		what         string
+		env, args    []string
+		stdin        string
+		code         int
+		tokens, jwts int // that are left in their files
+	}{
+		{what: "one of each, themselves", args: []string{"--tokens", file, "--jwt-revoked", revoked, "-"}, stdin: first + "\n" + signed + "\n", tokens: 2, jwts: 1},
+		{what: "a token that is gone, which is no JWT", args: []string{"--tokens", file, "--jwt-revoked", revoked, "-"}, stdin: first + "\nx\n", code: 1, tokens: 2, jwts: 1},
+		{what: "a JWT, beside the file of tokens of the environment", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "x"}, tokens: 2, jwts: 2},
+		{what: "a subject and a JWT", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "--subject", "ben", "y"}, tokens: 1, jwts: 3},
+		{what: "a JWT without a file for it", args: []string{"--tokens", file, signed}, code: 1, tokens: 1, jwts: 3},
+		{what: "a subject without tokens", args: []string{"--tokens", file, "--subject", "ben"}, code: 1, tokens: 1, jwts: 3},
+	} {
+		o := runnelIn(t, c.env, strings.NewReader(c.stdin), append([]string{"token", "revoke"}, c.args...)...)
+		tokens, jwts := ids()
+		if o.code != c.code || tokens != c.tokens || jwts != c.jwts {
+			t.Errorf("%s: ended with %d and leaves %d tokens and %d revoked JWTs: %s", c.what, o.code, tokens, jwts, o.stderr)
+		}
+		if strings.Contains(o.stderr, first) || strings.Contains(o.stderr, signed) {
+			t.Errorf("%s: a token is shown: %s", c.what, o.stderr)
+		}
+	}
+}
+
 func TestTheTokenCommandSaysWhatIsWrong(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	for _, c := range []struct {
@@ -356,6 +395,8 @@ func TestTheTokenCommandSaysWhatIsWrong(t *testing.T) {
 		{"revoke x", "one of tokens and jwt-revoked", 2},
 		{"revoke --jwt-revoked " + file, "JWTs, or their ids", 2},
 		{"revoke --jwt-revoked " + file + " --subject ann x", "JWTs, or their ids", 2},
+		{"revoke --jwt-revoked " + file + " --tokens " + file + " --subject ann", "JWTs, or their ids", 2},
+		{"revoke --jwt-revoked " + file + " --tokens " + file + " x", "no such file", 1},
 		{"revoke --jwt-revoked " + file + " -", "no token on standard input", 2},
 		{"sign ann runnel:read", "jwt-secret", 2},
 		{"sign --jwt-secret short ann runnel:read", "at least 32", 1},

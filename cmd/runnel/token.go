@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -18,7 +17,7 @@ import (
 type tokenCmd struct {
 	Create tokenCreateCmd `cmd:"" help:"Make a token, print it, and add its hash to the file."`
 	Ls     tokenLsCmd     `cmd:"" help:"List the tokens of the file."`
-	Revoke tokenRevokeCmd `cmd:"" help:"Take tokens out of the file, which ends what goes on in their name."`
+	Revoke tokenRevokeCmd `cmd:"" help:"Revoke tokens of the file, or JWTs, which ends what goes on in their name."`
 	Sign   tokenSignCmd   `cmd:"" help:"Print a JWT that is signed with a secret (HS256)."`
 }
 
@@ -136,23 +135,26 @@ func (c *tokenLsCmd) Run(std stdio) error {
 }
 
 type tokenRevokeCmd struct {
-	IDs        []string `arg:"" optional:"" name:"id" help:"The ids that \"runnel token ls\" shows; with --jwt-revoked JWTs, or their ids (jti)."`
-	Subject    string   `help:"Revoke all tokens of this subject." placeholder:"SUBJECT"`
+	IDs        []string `arg:"" optional:"" name:"id" help:"The ids that \"runnel token ls\" shows, or those of JWTs (jti); or the tokens themselves."`
+	Subject    string   `help:"Revoke all tokens of this subject that are in the file." placeholder:"SUBJECT"`
 	Tokens     string   `help:"The file of tokens." env:"RUNNEL_TOKENS" placeholder:"FILE"`
-	JWTRevoked string   `name:"jwt-revoked" help:"Add to this file of ids of JWTs instead." placeholder:"FILE"`
+	JWTRevoked string   `name:"jwt-revoked" help:"The file of ids of JWTs that are revoked." placeholder:"FILE"`
 }
 
 func (*tokenRevokeCmd) Help() string {
 	return `A token of the file of tokens is taken out of it. A JWT stays what it is, so its id is put into a file of those
-that are not admitted any more, which a server has with --jwt-revoked; a - reads them from standard input, one to
-a line, so that no token is among the arguments. The ids of JWTs that have expired leave the file.`
+that are not admitted any more, which a server has with --jwt-revoked. With both files, what is not in the file of
+tokens is taken for a JWT or the id of one. A - reads ids or tokens from standard input, one to a line, so that no
+token is among the arguments. The ids of JWTs that have expired leave their file.`
 }
 
 func (c *tokenRevokeCmd) Validate() error {
 	switch {
 	case c.Tokens == "" && c.JWTRevoked == "":
 		return errors.New("one of tokens and jwt-revoked is needed")
-	case c.JWTRevoked != "" && (len(c.IDs) == 0 || c.Subject != ""):
+	case c.Subject != "" && c.Tokens == "":
+		return errors.New("subject needs tokens: only those of that file are known by their subjects; say which JWTs, or their ids")
+	case len(c.IDs) == 0 && c.JWTRevoked != "":
 		return errors.New("with jwt-revoked say which tokens: JWTs, or their ids")
 	case len(c.IDs) == 0 && c.Subject == "":
 		return errors.New("say which tokens: ids, or --subject")
@@ -161,21 +163,72 @@ func (c *tokenRevokeCmd) Validate() error {
 }
 
 func (c *tokenRevokeCmd) Run(std stdio) error {
-	if c.JWTRevoked != "" {
-		return c.revokeJWTs(std)
+	names := c.IDs
+	if slices.Equal(names, []string{"-"}) {
+		data, err := io.ReadAll(std.in)
+		if err != nil {
+			return err
+		}
+		if names = strings.Fields(string(data)); len(names) == 0 {
+			return usagef("there is no token on standard input")
+		}
 	}
-	if _, err := os.Stat(c.Tokens); errors.Is(err, fs.ErrNotExist) {
+	kept, jwts, err := c.sort(names)
+	if err != nil {
 		return err
 	}
+	if len(jwts) > 0 {
+		if err := c.revokeJWTs(std, jwts); err != nil {
+			return err
+		}
+	}
+	if len(kept) > 0 || c.Subject != "" {
+		return c.revokeTokens(std, kept)
+	}
+	return nil
+}
+
+// sort tells the names of tokens that are in the file of tokens from those of JWTs.
+func (c *tokenRevokeCmd) sort(names []string) (kept, jwts []string, err error) {
+	var tokens []auth.Token
+	if c.Tokens != "" {
+		data, err := os.ReadFile(c.Tokens)
+		if err != nil {
+			return nil, nil, err
+		}
+		if tokens, err = auth.ParseTokens(data); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, name := range names {
+		switch {
+		case slices.ContainsFunc(tokens, func(t auth.Token) bool { return t.Named(name) }):
+			kept = append(kept, name)
+		case c.JWTRevoked == "" || auth.IsToken(name):
+			return nil, nil, noToken(name)
+		default:
+			jwts = append(jwts, name)
+		}
+	}
+	return kept, jwts, nil
+}
+
+// noToken says that there is no token of a name, which is not shown if it may be a secret.
+func noToken(name string) error {
+	if auth.IsToken(name) || strings.Count(name, ".") == 2 {
+		return errors.New("the token is not in the file of tokens, and none was revoked")
+	}
+	return fmt.Errorf("there is no token %q, and none was revoked", name)
+}
+
+func (c *tokenRevokeCmd) revokeTokens(std stdio, names []string) error {
 	var removed []auth.Token
 	err := auth.EditTokens(c.Tokens, func(data []byte) (rest []byte, err error) {
 		rest, removed, err = auth.RemoveTokens(data, func(t auth.Token) bool {
-			return slices.Contains(c.IDs, t.ID) || c.Subject != "" && t.Subject == c.Subject
+			return slices.ContainsFunc(names, t.Named) || c.Subject != "" && t.Subject == c.Subject
 		})
-		for _, id := range c.IDs {
-			if err == nil && !slices.ContainsFunc(removed, func(t auth.Token) bool { return t.ID == id }) {
-				return nil, fmt.Errorf("there is no token %q, and none was revoked", id)
-			}
+		if err == nil && len(removed) == 0 {
+			return nil, fmt.Errorf("there is no token of %q, and none was revoked", c.Subject)
 		}
 		return rest, err
 	})
@@ -186,17 +239,7 @@ func (c *tokenRevokeCmd) Run(std stdio) error {
 	return nil
 }
 
-func (c *tokenRevokeCmd) revokeJWTs(std stdio) error {
-	tokens := c.IDs
-	if slices.Equal(tokens, []string{"-"}) {
-		data, err := io.ReadAll(std.in)
-		if err != nil {
-			return err
-		}
-		if tokens = strings.Fields(string(data)); len(tokens) == 0 {
-			return usagef("there is no token on standard input")
-		}
-	}
+func (c *tokenRevokeCmd) revokeJWTs(std stdio, tokens []string) error {
 	err := auth.EditRevoked(c.JWTRevoked, func(data []byte) (_ []byte, err error) {
 		for _, token := range tokens {
 			if data, err = auth.AddRevoked(data, token); err != nil {
@@ -208,7 +251,7 @@ func (c *tokenRevokeCmd) revokeJWTs(std stdio) error {
 	if err != nil {
 		return err
 	}
-	std.note("revoked %d JWTs in %s", len(tokens), c.JWTRevoked)
+	std.note("revoked JWTs in %s: %d", c.JWTRevoked, len(tokens))
 	return nil
 }
 
