@@ -13,7 +13,7 @@ import (
 // space is checked as one.
 var commitModel = &model{
 	name:   "commit",
-	offers: func(k kind) bool { return !k.http && !k.remote },
+	offers: func(k kind) bool { return !k.away() },
 	prepare: func(c *client) {
 		createAll(c, "a", "b", "c")
 		for i := range padding {

@@ -53,6 +53,7 @@ func (f coordinating) DeleteCursor(ctx context.Context, segment, name string) er
 // overSession calls a server through a session. It is told no ids by reads, nor whether a segment is closed.
 type overSession struct {
 	coordinating
+	itemsOf
 	session *session.Client
 }
 
@@ -71,7 +72,8 @@ func (w *world) serveSession(engine func() *engine.Engine) (log, error) {
 		}
 		return h.Shutdown(context.Background())
 	})
-	return overSession{coordinating{func() runnel.Log { return c }}, c}, nil
+	own := func() runnel.Log { return c }
+	return overSession{coordinating{own}, itemsOf{own}, c}, nil
 }
 
 func (f overSession) Create(ctx context.Context, name string, o runnel.CreateOptions) (runnel.Created, error) {
@@ -113,18 +115,6 @@ func (f overSession) Tail(context.Context, string, runnel.Sequence) iter.Seq2[[]
 	panic("live reads over a session belong to other proofs")
 }
 
-func (f overSession) WriteItems(context.Context, runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
-	panic("items over a session belong to other proofs")
-}
-
-func (f overSession) Item(context.Context, string, string) (runnel.Item, error) {
-	panic("items over a session belong to other proofs")
-}
-
-func (f overSession) Items(context.Context, string) (runnel.ItemView, error) {
-	panic("items over a session belong to other proofs")
-}
-
 // reopened is the engine that is open at the moment, for a server of sessions that outlives it. What is not
 // here is called by no model.
 type reopened struct {
@@ -154,6 +144,18 @@ func (r reopened) Stat(ctx context.Context, segment runnel.Segment) (runnel.Info
 
 func (r reopened) Query(ctx context.Context, q runnel.Query) iter.Seq2[runnel.SpaceBatch, error] {
 	return r.engine().Query(ctx, q)
+}
+
+func (r reopened) Item(ctx context.Context, segment runnel.Segment, key runnel.ItemKey) (runnel.Item, error) {
+	return r.engine().Item(ctx, segment, key)
+}
+
+func (r reopened) Items(ctx context.Context, segment runnel.Segment, q runnel.ItemQuery) (runnel.ItemView, error) {
+	return r.engine().Items(ctx, segment, q)
+}
+
+func (r reopened) WatchItems(ctx context.Context, w runnel.ItemWatch) iter.Seq2[runnel.ItemNews, error] {
+	return r.engine().WatchItems(ctx, w)
 }
 
 func (r reopened) Cursor(ctx context.Context, name runnel.CursorName) (runnel.Cursor, error) {

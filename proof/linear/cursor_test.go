@@ -12,7 +12,7 @@ import (
 // allowed, and under conditions; they read and remove them. Checked cursor by cursor.
 var cursorModel = &model{
 	name:   "cursor",
-	offers: func(k kind) bool { return !k.http },
+	offers: func(k kind) bool { return !k.http && !k.items },
 	prepare: func(c *client) {
 		c.lay("a")
 		_, _ = c.h.w.front(c.id).Append(context.Background(), "a", runnel.AppendOptions{}, make([]string, farthest)...) // else the moves are refused

@@ -7,7 +7,7 @@
 //
 // A model says what the clients do and what may be answered; each is a file: its operations, its step and
 // its clients. A world is what they do it to: the engine over a driver, with faults, delays and small
-// caches, or two engines over one driver, or the HTTP handler or a session behind a real client. To add a model, write
+// caches, or two engines over one driver, or the HTTP handler, a session or the server of items behind a real client. To add a model, write
 // operations with a step over a state of your own, and an entry in models.
 //
 // An answer is one of three. A definite one, success or refusal, must be what the state allows at some

@@ -22,10 +22,17 @@ type log interface {
 	// Tail ends without an error after the last entry of a closed segment.
 	Tail(ctx context.Context, name string, from runnel.Sequence) iter.Seq2[[]string, error]
 	coordination
+	table
+}
 
+// table is what a way to a space offers of items.
+type table interface {
 	WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error)
 	Item(ctx context.Context, group, key string) (runnel.Item, error)
 	Items(ctx context.Context, group string) (runnel.ItemView, error)
+	// FollowItems tells what there is, and then what changes, for ever. Since is a place that was told before: then
+	// it may go on there.
+	FollowItems(ctx context.Context, group string, since place) iter.Seq2[news, error]
 }
 
 // snapshot is what a read showed. An ID of 0 was not told.
@@ -70,6 +77,7 @@ func recordsOf(payloads []string) []runnel.Record {
 type inProcess struct {
 	engine func() *engine.Engine
 	coordinating
+	itemsOf
 }
 
 func (f inProcess) Create(ctx context.Context, name string, o runnel.CreateOptions) (runnel.Created, error) {
@@ -82,18 +90,6 @@ func (f inProcess) Append(ctx context.Context, name string, o runnel.AppendOptio
 
 func (f inProcess) Commit(ctx context.Context, writes ...runnel.Write) ([]runnel.Appended, error) {
 	return f.engine().Commit(ctx, theSpace, writes...)
-}
-
-func (f inProcess) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
-	return f.engine().WriteItems(ctx, theSpace, writes)
-}
-
-func (f inProcess) Item(ctx context.Context, group, key string) (runnel.Item, error) {
-	return f.engine().Item(ctx, theSpace.Segment(group), runnel.ItemKey{Key: key})
-}
-
-func (f inProcess) Items(ctx context.Context, group string) (runnel.ItemView, error) {
-	return f.engine().Items(ctx, theSpace.Segment(group), runnel.ItemQuery{})
 }
 
 func (f inProcess) Delete(ctx context.Context, name string) error {
@@ -144,20 +140,9 @@ func textsOf(b runnel.Batch) []string {
 // overHTTP calls a server through the client that users have. It is not told ids.
 type overHTTP struct {
 	coordination // which the protocol has not: it is nil
+	table        // nor this
 	client       *dsclient.Client
 	longPoll     bool
-}
-
-func (overHTTP) WriteItems(context.Context, runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
-	panic("the protocol has no items")
-}
-
-func (overHTTP) Item(context.Context, string, string) (runnel.Item, error) {
-	panic("the protocol has no items")
-}
-
-func (overHTTP) Items(context.Context, string) (runnel.ItemView, error) {
-	panic("the protocol has no items")
 }
 
 func stream(name string) string { return spaceName + "/" + name }

@@ -23,7 +23,8 @@ type model struct {
 	name string
 	// clients is how many run at a time. 0 means 4.
 	clients int
-	// offers tells whether the model can be had in a world. Nil means in every one but those of a session.
+	// offers tells whether the model can be had in a world, if that is not one of a server of items only, which one
+	// model has. Nil means in every one but those of a session.
 	offers func(k kind) bool
 	// prepare runs before the clients, alone and without faults.
 	prepare func(c *client)
@@ -42,7 +43,7 @@ type model struct {
 
 func (m *model) offered(k kind) bool {
 	if m.offers == nil {
-		return !k.remote
+		return !k.remote && !k.items
 	}
 	return m.offers(k)
 }
@@ -190,7 +191,7 @@ func (c *client) record(op operation, call int64, value any, err error) (a answe
 	if err != nil && errors.Is(err, runnel.ErrFailed) {
 		c.h.w.reopen(c.id, false)
 	}
-	refused, v := judge(err, c.h.w.kind.http || c.h.w.kind.remote)
+	refused, v := judge(err, c.h.w.kind.away())
 	if v == unknown && op.reads() {
 		v = void
 	}

@@ -15,7 +15,7 @@ import (
 // engines is set forward. Numbers rise over all keys, so the space is checked as one.
 var leaseModel = &model{
 	name:     "lease",
-	offers:   func(k kind) bool { return !k.http },
+	offers:   func(k kind) bool { return !k.http && !k.items },
 	prepare:  func(c *client) { c.lay("a") },
 	play:     playLease,
 	conclude: concludeLease,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -13,14 +14,18 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/runnelhq/runnel"
+	"github.com/runnelhq/runnel/items"
+	"github.com/runnelhq/runnel/items/ops"
 	"github.com/runnelhq/runnel/storage"
 )
 
-// mutation makes a world wrong from outside: the log as clients see it, or the driver as engines do. The
-// zero mutation changes nothing.
+// mutation makes a world wrong from outside: the log as clients see it, or the driver as engines do; or a server of
+// items, or the log as it sees it. The zero mutation changes nothing.
 type mutation struct {
 	log    func(l log) log
 	driver func(d storage.Driver) storage.Driver
+	face   func(h http.Handler) http.Handler
+	items  func(l items.Log) items.Log
 }
 
 // wrong is a way to be wrong, with a model and a world in which it must be seen.
@@ -65,7 +70,7 @@ func ofLog(wrap func(l log) log) func() mutation {
 // TestTheMachineryCanSee breaks the log in ways that the histories must show.
 func TestTheMachineryCanSee(t *testing.T) {
 	const most = 300
-	for _, m := range slices.Concat(mutations, coordinationMutations) {
+	for _, m := range slices.Concat(mutations, coordinationMutations, itemFaceMutations) {
 		t.Run(m.name, func(t *testing.T) {
 			for n := range uint64(most) {
 				got, err := run(m.model, m.kind, *firstSeed+n, new(tally), m.make())
@@ -357,22 +362,19 @@ type counting struct{ log }
 func (l counting) WriteItems(ctx context.Context, writes runnel.ItemWrites) ([]runnel.ItemsWritten, error) {
 	for i := range writes.Writes {
 		w := &writes.Writes[i]
-		if w.Apply == nil {
+		if w.Ops == nil {
 			continue
 		}
 		it, err := l.Item(ctx, writes.Segment, w.Key)
-		old := &it
-		switch {
-		case errors.Is(err, runnel.ErrNotFound):
-			old = nil
-		case err != nil:
+		if err != nil && !errors.Is(err, runnel.ErrNotFound) {
 			return nil, err
 		}
-		value, err := w.Apply(old)
+		list, err := ops.Parse(w.Ops)
 		if err != nil {
 			return nil, err
 		}
-		w.Value, w.Apply = value, nil
+		w.Value, _ = ops.Apply(it.Value, list, ops.Whole)
+		w.Ops = nil
 	}
 	return l.log.WriteItems(ctx, writes)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/runnelhq/runnel"
@@ -50,6 +51,7 @@ const (
 	gap         = "gap before"
 	invalid     = "invalid"
 	itemMoved   = "item moved to"
+	keyReused   = "idempotency key reused"
 	leaseHeld   = "held under"
 	leaseLost   = "lost to"
 	cursorAt    = "cursor at"
@@ -58,6 +60,9 @@ const (
 // refusalOf reads a refusal from an error of the engine or of the client over HTTP.
 func refusalOf(err error) (refusal, bool) {
 	if r, ok := refusalOverHTTP(err); ok {
+		return r, true
+	}
+	if r, ok := refusalOfItems(err); ok {
 		return r, true
 	}
 	var closed *runnel.ClosedError
@@ -97,6 +102,7 @@ func refusalOf(err error) (refusal, bool) {
 		{runnel.ErrSoftDeleted, softDeleted},
 		{runnel.ErrExists, exists},
 		{runnel.ErrInvalid, invalid},
+		{runnel.ErrKeyReused, keyReused},
 	} {
 		if errors.Is(err, plain.err) {
 			return refusal{kind: plain.kind}, true
@@ -127,6 +133,23 @@ func refusalOverHTTP(err error) (refusal, bool) {
 		return refusal{gap, *d.ExpectedSeq}, true
 	}
 	return refusal{}, false
+}
+
+// refusalOfItems reads a refusal from an answer of a server of items.
+func refusalOfItems(err error) (refusal, bool) {
+	e, ok := errors.AsType[*wire.Error](err)
+	if !ok {
+		return refusal{}, false
+	}
+	switch d := e.Detail; d.Code {
+	case wire.CodePrecondition:
+		have, err := strconv.ParseUint(d.Have, 10, 64)
+		return refusal{itemMoved, have}, err == nil
+	case "idempotency_key_reused":
+		return refusal{kind: keyReused}, true
+	default:
+		return refusal{}, false
+	}
 }
 
 // verdict is what an error leaves open.

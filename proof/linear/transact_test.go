@@ -13,7 +13,7 @@ import (
 // cursor to where their client has read; next to readers of the segments and of the cursor. Checked as one.
 var transactModel = &model{
 	name:    "transact",
-	offers:  func(k kind) bool { return !k.http },
+	offers:  func(k kind) bool { return !k.http && !k.items },
 	prepare: func(c *client) { c.lay("a", "b") },
 	play:    playTransact,
 	conclude: func(c *client) {

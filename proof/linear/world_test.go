@@ -32,6 +32,7 @@ type kind struct {
 	tight  bool   // next to nothing is kept in memory
 	http   bool   // the clients are on the other side of a connection
 	remote bool   // so they are, and it is a session
+	items  bool   // so they are, and it is a server of items, over HTTP and WebSocket
 }
 
 // kinds are the worlds that every model is tried in, where it can be had.
@@ -52,6 +53,11 @@ var kinds = []kind{
 	{driver: "memory", remote: true},
 	{driver: "shared", faults: true, remote: true},
 	{driver: "pebble", faults: true, tight: true, remote: true},
+	{driver: "memory", items: true},
+	{driver: "memory", faults: true, items: true},
+	{driver: "shared", faults: true, items: true},
+	{driver: "pebble", items: true},
+	{driver: "pebble", faults: true, tight: true, items: true},
 }
 
 func (k kind) String() string {
@@ -59,13 +65,16 @@ func (k kind) String() string {
 	for _, p := range []struct {
 		on   bool
 		text string
-	}{{k.faults, "faults"}, {k.tight, "tight"}, {k.http, "http"}, {k.remote, "remote"}} {
+	}{{k.faults, "faults"}, {k.tight, "tight"}, {k.http, "http"}, {k.remote, "remote"}, {k.items, "items"}} {
 		if p.on {
 			parts = append(parts, p.text)
 		}
 	}
 	return strings.Join(parts, " ")
 }
+
+// away tells whether the clients are on the other side of a connection.
+func (k kind) away() bool { return k.http || k.remote || k.items }
 
 func (k kind) file() string { return strings.ReplaceAll(k.String(), " ", "-") }
 
@@ -84,6 +93,8 @@ type world struct {
 	fronts  []log            // each engine's own
 	stop    []func() error
 	late    sync.WaitGroup // commits that happen after their answer
+
+	followers []*follower // of groups of items
 
 	mu      sync.RWMutex
 	engines []*engine.Engine
@@ -127,10 +138,13 @@ func open(k kind, seed uint64, t *tally, broken mutation) (*world, error) {
 		}
 		w.engines = append(w.engines, e)
 		current := func() *engine.Engine { return w.engine(i) }
-		var front log = inProcess{current, coordinating{func() runnel.Log { return current() }}}
+		own := func() runnel.Log { return current() }
+		var front log = inProcess{current, coordinating{own}, itemsOf{own}}
 		switch {
 		case k.http:
 			front = w.serve(i)
+		case k.items:
+			front = w.serveItems(current, broken)
 		case k.remote:
 			if front, err = w.serveSession(current); err != nil {
 				return nil, err
