@@ -362,8 +362,16 @@ func (f *feed) lost(ctx context.Context, err error, at *runnel.Position) {
 	f.mu.Unlock()
 	f.tellEvents()
 	for c := range all {
-		c.resync(f.space, "", "the place of the subscription was lost")
+		c.miss() // before what follows comes
+		c.resync(runnel.Space{}, "", "the place of a subscription was lost")
 	}
+}
+
+// miss lets a connection drop changes until it is given snapshots.
+func (c *conn) miss() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gap = true
 }
 
 // inFlight is longer than a commit takes from the moment that gives it its time until it is told.

@@ -213,6 +213,13 @@ var bugs = []bug{
 	},
 
 	{
+		kind: taken, name: "change-before-what-was-missed",
+		symptom: "A subscriber of items whose server had lost its place was told of the next change before it was told that some were missed.",
+		found:   "linearizability over the WebSocket of items",
+		pkg:     "./items", test: "^TestWhatWasMissedIsToldBeforeWhatCameAfterIt$",
+		says: seen(`comes before what was missed`),
+	},
+	{
 		kind: wrong, name: "unreadable-guard-is-guessed",
 		symptom: "Where processes share storage, an append that had happened was answered with a failure if storage could not be read for a moment.",
 		found:   written,
