@@ -391,7 +391,7 @@ func TestLagsSumUpEveryReader(t *testing.T) {
 			{Space: "events", Cursor: "reader", Behind: 3, Entries: 5, Bytes: 3},
 		}
 		var got []runnel.ReaderLag
-		for l, err := range s.Lags(t.Context()) {
+		for l, err := range s.Lags(t.Context(), nil) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -399,6 +399,41 @@ func TestLagsSumUpEveryReader(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("%+v\nwant %+v", got, want)
+		}
+	})
+}
+
+func TestALookAtLagsMakesPausesWhichClosingTheEngineEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		const spaces = 1000
+		for i := range spaces {
+			s.put(fmt.Sprintf("tenant/%d/a", i))
+			move := runnel.CursorMove{Segment: "a", Name: "reader", Place: 1}
+			if _, err := s.Transact(t.Context(), runnel.Space{Name: fmt.Sprintf("tenant/%d", i)}, runnel.Transaction{Cursors: []runnel.CursorMove{move}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pauses := 0
+		seen := make(map[string]bool)
+		for l, err := range s.Lags(t.Context(), func(context.Context) error { pauses++; return nil }) {
+			if err != nil || seen[l.Space+" "+l.Cursor] {
+				t.Fatal(l, err)
+			}
+			seen[l.Space+" "+l.Cursor] = true
+		}
+		if len(seen) != spaces+1 || pauses < 2*spaces/256-1 {
+			t.Errorf("%d readers were found with %d pauses", len(seen), pauses)
+		}
+		var last error
+		for _, last = range s.Lags(t.Context(), func(ctx context.Context) error {
+			go s.Close()
+			<-ctx.Done()
+			return ctx.Err()
+		}) {
+		}
+		if !errors.Is(last, runnel.ErrShutdown) {
+			t.Errorf("it ended with %v", last)
 		}
 	})
 }

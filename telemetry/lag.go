@@ -17,13 +17,14 @@ import (
 
 // laggards is what lags are read from.
 type laggards interface {
-	Lags(ctx context.Context) iter.Seq2[runnel.ReaderLag, error]
+	Lags(ctx context.Context, pause func(context.Context) error) iter.Seq2[runnel.ReaderLag, error]
 }
 
 // LagConfig tunes how lags are measured. The zero LagConfig is right for most programs.
 type LagConfig struct {
-	// Interval is how often all cursors are looked at, unless that takes more than a twentieth of it: then it is
-	// twenty times as long as that. 0 means DefaultLagInterval.
+	// Interval is how long after a look at all cursors the next one begins. A look works for a twentieth of the time
+	// at most, and rests for the others; so where there is much to look at it takes twenty times as long as its work.
+	// 0 means DefaultLagInterval.
 	Interval time.Duration
 	// MaxReaders is how many readers are reported one by one: those with most entries to work on. 0 means
 	// DefaultMaxReaders.
@@ -108,31 +109,58 @@ func (l *Lag) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		began := time.Now()
 		if err := l.Look(ctx); err != nil && ctx.Err() == nil {
 			l.cfg.Logger.WarnContext(ctx, "the lag of readers could not be measured; it will be tried again", "err", err)
 		}
-		timer.Reset(max(l.cfg.Interval, 20*time.Since(began)))
+		timer.Reset(l.cfg.Interval)
 	}
 }
 
-// Look looks at all cursors, once.
+// Look looks at all cursors, once, and takes its time. It is called by one goroutine at a time.
 func (l *Lag) Look(ctx context.Context) error {
-	var all []runnel.ReaderLag
+	var first []runnel.ReaderLag // those that may be reported
+	found := 0
 	parked := make(map[runnel.Store]int)
-	for r, err := range l.log.Lags(ctx) {
+	for r, err := range l.log.Lags(ctx, pacer()) {
 		if err != nil {
 			return err
 		}
-		all = append(all, r)
+		found++
+		if first = append(first, r); len(first) >= 2*l.cfg.MaxReaders {
+			first = furthestBehind(first, l.cfg.MaxReaders)
+		}
 		if parked[r.Store] += 0; r.Parked {
 			parked[r.Store]++
 		}
 	}
-	slices.SortStableFunc(all, func(a, b runnel.ReaderLag) int { return cmp.Compare(b.Entries, a.Entries) })
-	reported := all[:min(len(all), l.cfg.MaxReaders)]
+	first = furthestBehind(first, l.cfg.MaxReaders)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.readers, l.left, l.parked, l.at = slices.Clip(reported), len(all)-len(reported), parked, time.Now()
+	l.readers, l.left, l.parked, l.at = slices.Clip(first), found-len(first), parked, time.Now()
 	return nil
+}
+
+// furthestBehind keeps so many of the readers, in their order.
+func furthestBehind(readers []runnel.ReaderLag, most int) []runnel.ReaderLag {
+	slices.SortStableFunc(readers, func(a, b runnel.ReaderLag) int { return cmp.Compare(b.Entries, a.Entries) })
+	return readers[:min(len(readers), most)]
+}
+
+// rest is how many times as long as it works a look rests.
+const rest = 19
+
+// pacer returns what makes a pause for the work that was done since the one before.
+func pacer() func(context.Context) error {
+	began := time.Now()
+	return func(ctx context.Context) error {
+		timer := time.NewTimer(rest * time.Since(began))
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+		began = time.Now()
+		return nil
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/telemetry"
@@ -22,7 +24,7 @@ type behind struct {
 	err     error
 }
 
-func (b *behind) Lags(context.Context) iter.Seq2[runnel.ReaderLag, error] {
+func (b *behind) Lags(context.Context, func(context.Context) error) iter.Seq2[runnel.ReaderLag, error] {
 	return func(yield func(runnel.ReaderLag, error) bool) {
 		for _, r := range b.readers {
 			if !yield(r, nil) {
@@ -143,4 +145,51 @@ func Example() {
 		}
 	}
 	// Output: runnel_cursor_lag_entries{cursor="mail",space="orders",store="00000000-0000-0000-0000-000000000000"} 3
+}
+
+// many are readers of whom each takes a while to be looked at.
+type many struct {
+	n    int
+	work time.Duration
+}
+
+func (m *many) Lags(ctx context.Context, pause func(context.Context) error) iter.Seq2[runnel.ReaderLag, error] {
+	return func(yield func(runnel.ReaderLag, error) bool) {
+		for i := range m.n {
+			time.Sleep(m.work) // in fake time
+			if !yield(runnel.ReaderLag{Cursor: fmt.Sprint(i), Entries: uint64(i)}, nil) {
+				return
+			}
+			if err := pause(ctx); err != nil {
+				yield(runnel.ReaderLag{}, err)
+				return
+			}
+		}
+	}
+}
+
+func TestALookAtManyReadersIsSpreadAndKeepsFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		provider, shown, err := telemetry.NewPrometheus()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lag, err := telemetry.NewLag(&many{n: 100, work: 10 * time.Millisecond}, provider.Meter("test"), telemetry.LagConfig{MaxReaders: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := lag.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 20*time.Second {
+			t.Errorf("work of a second took %v", took)
+		}
+		wantLines(t, fetch(t, shown), `runnel_cursor_lag_entries{cursor="99",space="",`+store+`} 99`, `runnel_cursor_lag_entries{cursor="97",space="",`+store+`} 97`, `runnel_cursor_unreported 97`)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := lag.Look(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a look that was given up ended with %v", err)
+		}
+	})
 }

@@ -113,7 +113,7 @@ func (p *process) worked(t *testing.T) {
 	t.Helper()
 	for range 600 {
 		behind := 0
-		for lag, err := range p.Lags(t.Context()) {
+		for lag, err := range p.Lags(t.Context(), nil) {
 			if err != nil {
 				t.Fatal(err)
 			}
