@@ -1,14 +1,11 @@
 package session
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/session/internal/pb"
 )
-
-func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
 // putBatch packs a batch of a query.
 func putBatch(b *runnel.SpaceBatch) *pb.Batch {

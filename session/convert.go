@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -225,7 +226,7 @@ func getRecords(r *pb.Records) ([]runnel.Record, error) {
 }
 
 func malformed(format string, args ...any) error {
-	return &runnel.InvalidError{What: "message", Rule: "is malformed: " + sprintf(format, args...)}
+	return &runnel.InvalidError{What: "message", Rule: "is malformed: " + fmt.Sprintf(format, args...)}
 }
 
 func putCreate(o *runnel.CreateOptions) *pb.CreateOptions {

@@ -206,35 +206,17 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		}
 	}
 
-	driver, err := c.openDriver(log)
+	driver, eng, closeLog, err := c.openLog(log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, named("close the storage", driver.Close())) }()
-	history, err := c.Items.history()
-	if err != nil {
-		return err
-	}
-	eng, err := engine.Open(driver, engine.Config{
-		TailCacheBytes: int64(c.TailCache), ItemHistory: history, MaxSubscriptions: c.MaxSubs, Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, named("close the log", eng.Close())) }()
+	defer func() { err = errors.Join(err, closeLog()) }()
 
 	subs, err := c.newSubscriptions(eng, who, log)
 	if err != nil {
 		return err
 	}
-	sendUntil, stopSending := context.WithCancel(context.Background())
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		subs.Run(sendUntil)
-	}()
-	defer func() { <-sent }()
-	defer stopSending()
+	defer inBackground(subs.Run)()
 
 	places := seats.New(seats.Config{What: "live connections", Max: c.MaxLive, MaxEach: c.MaxLiveEach})
 	sessions, mounted := c.newSessions(eng, who, log)
@@ -251,14 +233,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer inBackground(measure)()
 	pages := c.newPages()
 	health := &health{failed: eng.Err, full: fullness(driver), log: log}
-	server := &http.Server{
-		Handler:           health.before(pages.before(at(metricsPath, metrics, withItems(live, at(session.Path, mounted, streams))))),
-		ReadHeaderTimeout: readHeaderTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		Protocols:         protocols(),
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
+	server := newServer(health.before(pages.before(at(metricsPath, metrics, withItems(live, at(session.Path, mounted, streams))))), log)
 	// Not ctx: a request outlives the signal, and is ended by the drain.
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -286,6 +261,38 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		log.Info("stopped")
 	}
 	return err
+}
+
+// openLog opens the storage and the log on it.
+func (c *serveCmd) openLog(log *slog.Logger) (_ storage.Driver, _ *engine.Engine, closeAll func() error, err error) {
+	history, err := c.Items.history()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	driver, err := c.openDriver(log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	eng, err := engine.Open(driver, engine.Config{
+		TailCacheBytes: int64(c.TailCache), ItemHistory: history, MaxSubscriptions: c.MaxSubs, Logger: log,
+	})
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, named("close the storage", driver.Close()))
+	}
+	return driver, eng, func() error {
+		return errors.Join(named("close the log", eng.Close()), named("close the storage", driver.Close()))
+	}, nil
+}
+
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         protocols(),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
 }
 
 // inBackground runs f until the returned function is called, which waits for its end.

@@ -104,13 +104,13 @@ func (c *Client) CreateSubscription(ctx context.Context, id string, o Subscripti
 	if o.WebhookURL != "" {
 		body.Webhook = &hook{o.WebhookURL}
 	}
-	status, err := c.control(ctx, http.MethodPut, "/"+url.PathEscape(id), "", nil, body, &sub)
+	status, err := c.control(ctx, control{method: http.MethodPut, path: pathOf(id), body: body}, &sub)
 	return sub, status == http.StatusOK, err
 }
 
 // Subscription returns a subscription with its streams.
 func (c *Client) Subscription(ctx context.Context, id string) (sub Subscription, err error) {
-	_, err = c.control(ctx, http.MethodGet, "/"+url.PathEscape(id), "", nil, nil, &sub)
+	_, err = c.control(ctx, control{method: http.MethodGet, path: pathOf(id)}, &sub)
 	return sub, err
 }
 
@@ -123,7 +123,7 @@ func (c *Client) Subscriptions(ctx context.Context) iter.Seq2[Subscription, erro
 				Subscriptions []Subscription `json:"subscriptions"`
 				Next          string         `json:"next"`
 			}
-			if _, err := c.control(ctx, http.MethodGet, "", "", url.Values{"after": {after}}, nil, &page); err != nil {
+			if _, err := c.control(ctx, control{method: http.MethodGet, query: url.Values{"after": {after}}}, &page); err != nil {
 				yield(Subscription{}, err)
 				return
 			}
@@ -142,34 +142,45 @@ func (c *Client) Subscriptions(ctx context.Context) iter.Seq2[Subscription, erro
 
 // DeleteSubscription deletes a subscription. One that is not there is as good as deleted.
 func (c *Client) DeleteSubscription(ctx context.Context, id string) error {
-	_, err := c.control(ctx, http.MethodDelete, "/"+url.PathEscape(id), "", nil, nil, nil)
+	_, err := c.control(ctx, control{method: http.MethodDelete, path: pathOf(id)}, nil)
 	return err
 }
 
 // ReplaySubscription lets a webhook that is parked, or waits for its next attempt, be tried at once. It is
 // an extension of this server.
 func (c *Client) ReplaySubscription(ctx context.Context, id string) error {
-	_, err := c.control(ctx, http.MethodPost, "/"+url.PathEscape(id)+"/replay", "", nil, struct{}{}, nil)
+	_, err := c.control(ctx, control{method: http.MethodPost, path: pathOf(id) + "/replay", body: struct{}{}}, nil)
 	return err
 }
 
-// control sends a request to a path of subscriptions. Token, if not empty, is that of a wake.
-func (c *Client) control(ctx context.Context, method, path, token string, query url.Values, body, into any) (status int, err error) {
+// control is a request about subscriptions.
+type control struct {
+	method string
+	path   string // below that of all of them
+	query  url.Values
+	token  string // of a wake, if not empty
+	body   any    // if not nil
+}
+
+func pathOf(id string) string { return "/" + url.PathEscape(id) }
+
+// control makes a request, and decodes the answer into what into points to, if it is not nil.
+func (c *Client) control(ctx context.Context, q control, into any) (status int, err error) {
 	root, err := c.URL(subscriptionsPath)
 	if err != nil {
 		return 0, err
 	}
-	r := request{method: method, query: query, header: http.Header{}}
-	if body != nil {
-		if r.body, err = json.Marshal(body); err != nil {
+	r := request{method: q.method, query: q.query, header: http.Header{}}
+	if q.body != nil {
+		if r.body, err = json.Marshal(q.body); err != nil {
 			return 0, err
 		}
 		r.header.Set("Content-Type", "application/json")
 	}
-	if token != "" {
-		r.header.Set("Authorization", "Bearer "+token)
+	if q.token != "" {
+		r.header.Set("Authorization", "Bearer "+q.token)
 	}
-	resp, err := c.doURL(ctx, root+path, r)
+	resp, err := c.doURL(ctx, root+q.path, r)
 	if err != nil {
 		return 0, err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -44,7 +43,7 @@ func (c *Client) Claim(ctx context.Context, subscription, worker string) (*Claim
 	body := struct {
 		Worker string `json:"worker"`
 	}{worker}
-	if _, err := c.control(ctx, http.MethodPost, "/"+url.PathEscape(subscription)+"/claim", "", nil, body, &answer); err != nil {
+	if _, err := c.control(ctx, control{method: http.MethodPost, path: pathOf(subscription) + "/claim", body: body}, &answer); err != nil {
 		return nil, err
 	}
 	return &Claim{
@@ -83,7 +82,7 @@ func (w *Claim) Ack(ctx context.Context, done bool) (more bool, err error) {
 	var answer struct {
 		NextWake bool `json:"next_wake"`
 	}
-	if _, err := w.c.control(ctx, http.MethodPost, "/"+url.PathEscape(w.id)+"/ack", w.token, nil, body, &answer); err != nil {
+	if _, err := w.c.control(ctx, control{method: http.MethodPost, path: pathOf(w.id) + "/ack", token: w.token, body: body}, &answer); err != nil {
 		return false, err
 	}
 	w.mu.Lock()
@@ -102,7 +101,7 @@ func (w *Claim) Release(ctx context.Context) error {
 		WakeID     string `json:"wake_id"`
 		Generation uint64 `json:"generation"`
 	}{w.wakeID, w.Generation}
-	_, err := w.c.control(ctx, http.MethodPost, "/"+url.PathEscape(w.id)+"/release", w.token, nil, body, nil)
+	_, err := w.c.control(ctx, control{method: http.MethodPost, path: pathOf(w.id) + "/release", token: w.token, body: body}, nil)
 	return err
 }
 

@@ -153,39 +153,31 @@ func (d *desk) refuse(err error, basis func(d *desk) any) deskOutcome {
 	return deskOutcome{err: err, next: d, basis: basis}
 }
 
+// changed is a copy of m with another value under a key, and with none if v is nil.
+func changed[K comparable, V any](m map[K]*V, key K, v *V) map[K]*V {
+	next := make(map[K]*V, len(m)+1)
+	maps.Copy(next, m)
+	if next[key] = v; v == nil {
+		delete(next, key)
+	}
+	return next
+}
+
 func (d *desk) withClaim(key string, c *claim) *desk {
 	next := *d
-	next.claims = maps.Clone(d.claims)
-	if next.claims == nil {
-		next.claims = make(map[string]*claim)
-	}
-	if next.claims[key] = c; c == nil {
-		delete(next.claims, key)
-	}
+	next.claims = changed(d.claims, key, c)
 	return &next
 }
 
 func (d *desk) withSheet(name string, h *sheet) *desk {
 	next := *d
-	next.sheets = maps.Clone(d.sheets)
-	if next.sheets == nil {
-		next.sheets = make(map[string]*sheet)
-	}
-	if next.sheets[name] = h; h == nil {
-		delete(next.sheets, name)
-	}
+	next.sheets = changed(d.sheets, name, h)
 	return &next
 }
 
 func (d *desk) withSpot(name spotName, p *spot) *desk {
 	next := *d
-	next.spots = maps.Clone(d.spots)
-	if next.spots == nil {
-		next.spots = make(map[spotName]*spot)
-	}
-	if next.spots[name] = p; p == nil {
-		delete(next.spots, name)
-	}
+	next.spots = changed(d.spots, name, p)
 	return &next
 }
 
