@@ -156,7 +156,7 @@ type many struct {
 func (m *many) Lags(ctx context.Context, pause func(context.Context) error) iter.Seq2[runnel.ReaderLag, error] {
 	return func(yield func(runnel.ReaderLag, error) bool) {
 		for i := range m.n {
-			time.Sleep(m.work) // in fake time
+			time.Sleep(m.work) //nolint:forbidigo // in fake time
 			if !yield(runnel.ReaderLag{Cursor: fmt.Sprint(i), Entries: uint64(i)}, nil) {
 				return
 			}

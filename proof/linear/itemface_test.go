@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -104,9 +105,7 @@ func (f overItems) send(ctx context.Context, q request) (http.Header, []byte, er
 	if q.body == nil {
 		r.Body = http.NoBody
 	}
-	for name, values := range q.header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, q.header)
 	resp, err := f.client.Do(r)
 	if err != nil {
 		return nil, nil, err
