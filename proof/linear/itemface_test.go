@@ -443,6 +443,10 @@ func (b boards) Delete(ctx context.Context, seg runnel.Segment) error {
 	return b.engine().Delete(ctx, seg)
 }
 
+func (b boards) CompactItems(ctx context.Context, seg runnel.Segment) (runnel.Info, error) {
+	return b.engine().CompactItems(ctx, seg)
+}
+
 func (b boards) DeleteItemSpace(ctx context.Context, space runnel.Space) (int, error) {
 	return b.engine().DeleteItemSpace(ctx, space)
 }
