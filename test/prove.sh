@@ -27,8 +27,8 @@ time=$(seconds "$1") seeds=$2 seed=$3
 part() { echo $((time * $1 / 100 + 1)); } # so many hundredths of the time, in seconds
 begin() { printf '\n== %s (%s)\n' "$1" "$(date +%H:%M:%S)"; }
 
-begin "crash simulation: $seeds seeds from $seed, and half as many with items and with subscriptions"
-go test ./proof/crash -run '^(TestSeeds|TestItems|TestSubscriptions)$' -count=1 -v -timeout 0 -args -seeds "$seeds" -seed "$seed"
+begin "crash simulation: $seeds seeds from $seed, and fewer with items, subscriptions and senders"
+go test ./proof/crash -run '^(TestSeeds|TestItems|TestSubscriptions|TestSenders)$' -count=1 -v -timeout 0 -args -seeds "$seeds" -seed "$seed"
 
 begin "linearizability: $(part 25)s"
 go test ./proof/linear -run TestHistories -count=1 -v -timeout 0 -args -for "$(part 25)s" -seed "$seed"
