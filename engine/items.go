@@ -431,7 +431,10 @@ func (a *appending) applyWrite(t *tx, w *runnel.ItemWrite, i int) error {
 
 // add puts an entry behind those that the writes have made.
 func (a *appending) add(t *tx, x *itemEntry, key runnel.ItemKey) {
-	x.Type, x.Key, x.TxID, x.Timestamp = key.Type, key.Key, a.writes.TxID, time.UnixMicro(t.micros)
+	x.Type, x.Key, x.Timestamp = key.Type, key.Key, time.UnixMicro(t.micros)
+	if !x.expired {
+		x.TxID = a.writes.TxID
+	}
 	rec := runnel.Record{Payload: x.Append(nil)}
 	switch {
 	case x.expires > 0:

@@ -398,6 +398,25 @@ func TestAnItemExpiresByAnEntry(t *testing.T) {
 	})
 }
 
+func TestAnExpiryIsNotToldAsTheChangeOfWhoFindsIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, new(memory.Driver), engine.Config{SweepInterval: -1})
+		defer w.Close()
+		one := runnel.ItemWrite{ItemKey: runnel.ItemKey{Key: "a"}, Value: []byte("1"), TTL: time.Second}
+		remove := runnel.ItemWrite{ItemKey: one.ItemKey}
+		for _, x := range []runnel.ItemWrite{one, remove} {
+			done, err := w.WriteItems(ctx, runnel.Space{}, runnel.ItemWrites{Segment: "g", TxID: "mine", Writes: []runnel.ItemWrite{x}})
+			if err != nil || done[0].Results[0].Old != nil {
+				t.Fatalf("%+v, %v", done, err)
+			}
+			pass(2 * time.Second)
+		}
+		if got := w.texts("g"); len(got) != 2 || !strings.Contains(got[0], `"txid":"mine"`) || strings.Contains(got[1], "mine") {
+			t.Fatalf("%q", got)
+		}
+	})
+}
+
 func TestSnapshotAndTailOfAGroupAreOneRead(t *testing.T) {
 	w := inMemory(t)
 	var work sync.WaitGroup

@@ -269,6 +269,9 @@ func (f *fakeLog) TailSpaceItems(ctx context.Context, space runnel.Space, prefix
 }
 
 func (f *fakeLog) FollowItems(ctx context.Context, place runnel.CursorName, prefix string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	if _, err := f.Cursor(ctx, place); err != nil {
+		return func(yield func(runnel.ItemBatch, error) bool) { yield(runnel.ItemBatch{}, err) }
+	}
 	return f.TailSpaceItems(ctx, place.Space, prefix, after)
 }
 

@@ -156,7 +156,7 @@ func (r *term) readAgain(ctx context.Context, name string, s stretch) (events []
 // readEnded reads events of a group that was deleted since, in the order of the space, which they are kept for.
 func (r *term) readEnded(ctx context.Context, name string, s stretch) (events []*TriggerEvent, at runnel.Sequence, err error) {
 	at = s.after
-	for batch, err := range r.log.FollowItems(ctx, r.cursor(), s.group, s.from-1) {
+	for batch, err := range r.changes(ctx, s.group, s.from-1) {
 		switch {
 		case err != nil:
 			return events, at, err

@@ -3,6 +3,7 @@ package items
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
 	"time"
 
@@ -149,7 +150,7 @@ func (r *term) store(ctx context.Context, at runnel.Position) error {
 // follow hands over what comes after the place, until reading fails.
 func (r *term) follow(ctx context.Context) error {
 	// All groups are read, so that the place moves on, and no history is kept for it, while its own are quiet.
-	for batch, err := range r.log.FollowItems(ctx, r.cursor(), "", r.read) {
+	for batch, err := range r.changes(ctx, "", r.read) {
 		if err != nil {
 			return err
 		}
@@ -169,6 +170,30 @@ func (r *term) follow(ctx context.Context) error {
 		r.mu.Unlock()
 	}
 	return ctx.Err()
+}
+
+// changes yields what comes after a position that the place of the trigger is not beyond. The place is stored again
+// if somebody has deleted it.
+func (r *term) changes(ctx context.Context, groups string, after runnel.Position) iter.Seq2[runnel.ItemBatch, error] {
+	return func(yield func(runnel.ItemBatch, error) bool) {
+		for again := true; again; {
+			again = false
+			for batch, err := range r.log.FollowItems(ctx, r.cursor(), groups, after) {
+				if errors.Is(err, runnel.ErrNotFound) {
+					r.mu.Lock()
+					at := r.place()
+					r.mu.Unlock()
+					if err = r.store(ctx, at); err == nil {
+						again = true
+						break
+					}
+				}
+				if !yield(batch, err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // place is where the trigger has come to: everything up to it is done. The lock is held.

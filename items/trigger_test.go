@@ -468,6 +468,49 @@ func TestAGroupIsDeletedWhileItsHandlerHangs(t *testing.T) {
 	})
 }
 
+// Somebody deletes the place of a trigger that runs, to let history go. The trigger loses nothing that it has begun.
+func TestATriggerWhosePlaceIsDeletedGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, seen := newFake(), &recorder{}
+		var hangs atomic.Bool
+		hangs.Store(true)
+		handle := func(ctx context.Context, e *items.TriggerEvent) error {
+			if hangs.Load() {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return seen.handle(ctx, e)
+		}
+		defer run(t, log, items.Trigger{Name: "t", Stream: "chat", Handle: handle, Attempts: 1000, Timeout: time.Second})()
+		var want []string
+		for i := range 40 {
+			put(t, log, fmt.Sprint("room", i/20), "a", fmt.Sprint(i))
+			kind := "update"
+			if i%20 == 0 {
+				kind = "create"
+			}
+			want = append(want, fmt.Sprintf("%s room%d/a %d", kind, i/20, i))
+		}
+		synctest.Wait()
+		for i := range 2 {
+			if err := log.Delete(t.Context(), runnel.Segment{Space: "chat", Name: fmt.Sprint("room", i)}); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, fmt.Sprintf("deleted room%d/ null", i))
+		}
+		log.mu.Lock()
+		clear(log.cursors)
+		log.mu.Unlock()
+		hangs.Store(false)
+		time.Sleep(time.Hour) //nolint:forbidigo // fake time
+		seen.mu.Lock()
+		slices.Sort(seen.seen)
+		seen.mu.Unlock()
+		slices.Sort(want)
+		seen.want(t, want...)
+	})
+}
+
 // Of several processes one does the work; when it ends, or is frozen, another goes on where it was.
 func TestOneProcessRunsATriggerAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

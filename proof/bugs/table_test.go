@@ -521,6 +521,13 @@ var bugs = []bug{
 		says: seen(`g is gone, g/c create\s+want g/a create`),
 	},
 	{
+		kind: wrong, name: "expiry-of-somebody",
+		symptom: "The end of an item whose time was over had the transaction id of a deletion that was answered that there is no such item.",
+		found:   "the crash simulator (seed 21077 of `TestItems`)",
+		pkg:     "./engine", test: "^TestAnExpiryIsNotToldAsTheChangeOfWhoFindsIt$",
+		says: seen(`mine.*mine`),
+	},
+	{
 		kind: lost, name: "trigger-hangs-over-a-deletion",
 		symptom: "What waited in the log for a handler that hung was not told when its group was deleted meanwhile.",
 		found:   "a review of triggers",
