@@ -415,7 +415,7 @@ func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id s
 		}
 		defer s.gate.leave()
 		listed := make(map[string]bool)
-		for l, err := range s.links(ctx, 0) {
+		for l, err := range s.links(ctx) {
 			listed[l.Path] = true
 			if !yield(l, err) || err != nil {
 				return
@@ -436,9 +436,8 @@ func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id s
 }
 
 // links yields the streams that have a cursor. One of a stream that is gone, and that only the pattern links, is
-// none. To whoever is given the wake of a generation, 0 for nobody, it shows no work on what the wake was not given
-// with: acks of that would do nothing. It is called under the gate.
-func (s *subscriber) links(ctx context.Context, generation uint64) iter.Seq2[runnel.SubscriptionLink, error] {
+// none. It is called under the gate.
+func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLink, error] {
 	return func(yield func(runnel.SubscriptionLink, error) bool) {
 		e := s.of.e
 		r := segmentRange(keyCursor, s.instance)
@@ -468,9 +467,6 @@ func (s *subscriber) links(ctx context.Context, generation uint64) iter.Seq2[run
 					continue
 				}
 				l := runnel.SubscriptionLink{Path: row.Path, Explicit: row.Explicit, Acked: p.acked(row), Tail: p.tail}
-				if generation != 0 && !onto(row, p.id, generation) {
-					l.Tail = l.Acked
-				}
 				if !yield(l, err) || err != nil {
 					return
 				}

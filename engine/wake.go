@@ -707,7 +707,7 @@ func (s *subscriber) wake(ctx context.Context, row *record.Subscription, o outlo
 	for _, l := range w.Streams {
 		listed[l.Path] = true
 	}
-	for l, err := range s.links(ctx, row.Generation) {
+	for l, err := range s.links(ctx) {
 		if err != nil {
 			return w, err
 		}
