@@ -57,6 +57,7 @@ func (s *sim) setClock(r *rand.Rand) {
 	}
 	s.wall.offset.Add(int64(d))
 	s.note("the clock is set by %v, to %v", d, s.now().at.Sub(start()))
+	s.mayKeepAlive()
 }
 
 // setClockOver may set the clock between two generations. What memory alone knew of the last use of a

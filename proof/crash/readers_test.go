@@ -278,7 +278,16 @@ func (s *sim) keepAlive() {
 				s.cover.hit("a live reader kept a segment from expiring")
 			}
 		}
-		if now.latest.After(x.life.high) {
+	}
+	s.mayKeepAlive()
+}
+
+// mayKeepAlive notes that the TTL of what live readers follow may not have run out: it has not where they wait, also
+// when the clock was set meanwhile, and it may have where they have yet to take what was sent to them.
+func (s *sim) mayKeepAlive() {
+	now := s.now()
+	for _, x := range s.readers {
+		if x.feed != nil && !s.broken && now.latest.After(x.life.high) {
 			x.life.high = now.latest
 		}
 	}
