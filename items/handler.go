@@ -152,10 +152,12 @@ func splitPath(path string) ([]string, error) {
 		return nil, nil
 	}
 	names := strings.Split(path, "/")
-	for i, name := range names {
-		var err error
-		if names[i], err = url.PathUnescape(name); err != nil {
-			return nil, invalid("the path is not percent-encoded: %v", err)
+	if strings.Contains(path, "%") {
+		for i, name := range names {
+			var err error
+			if names[i], err = url.PathUnescape(name); err != nil {
+				return nil, invalid("the path is not percent-encoded: %v", err)
+			}
 		}
 	}
 	if len(names) > 3 {
@@ -265,7 +267,10 @@ func answer(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	header["Content-Type"] = jsonType
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	// The length of a body below 2 KiB is told by net/http, for less.
+	if r.Method == http.MethodHead || len(body) >= 2<<10 {
+		header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // the reader has gone; there is nobody to tell

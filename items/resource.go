@@ -194,13 +194,24 @@ func (h *Handler) getItem(w http.ResponseWriter, r *http.Request, seg runnel.Seg
 	return nil
 }
 
+// describe tells the version and the times of an item in headers.
 func describe(w http.ResponseWriter, it *runnel.Item) {
-	header := w.Header()
-	header["Etag"] = []string{etag(it.Version)}
-	header["Item-Created"] = []string{it.Created.UTC().Format(time.RFC3339Nano)}
-	header["Item-Updated"] = []string{it.Updated.UTC().Format(time.RFC3339Nano)}
+	// The values share one text and one list: this is a good part of what a read of a small item costs.
+	b := append(strconv.AppendUint(append(make([]byte, 0, 128), '"'), uint64(it.Version), 10), '"')
+	version := len(b)
+	b = it.Created.UTC().AppendFormat(b, time.RFC3339Nano)
+	created := len(b)
+	b = it.Updated.UTC().AppendFormat(b, time.RFC3339Nano)
+	updated := len(b)
 	if !it.Expires.IsZero() {
-		header["Item-Expires"] = []string{it.Expires.UTC().Format(time.RFC3339Nano)}
+		b = it.Expires.UTC().AppendFormat(b, time.RFC3339Nano)
+	}
+	text := string(b)
+	values := []string{text[:version], text[version:created], text[created:updated], text[updated:]}
+	header := w.Header()
+	header["Etag"], header["Item-Created"], header["Item-Updated"] = values[0:1:1], values[1:2:2], values[2:3:3]
+	if values[3] != "" {
+		header["Item-Expires"] = values[3:]
 	}
 }
 

@@ -178,7 +178,6 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	// A log that nobody reads any more must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
 	log := c.logger(std.err)
-	useSecondThread(log)
 	collectLessOften()
 
 	listener, err := c.listen(ctx)
@@ -211,6 +210,12 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
+
+	if d, ok := driver.(*pebblestore.Driver); ok && runtime.GOMAXPROCS(0) == 1 {
+		log.Info("GOMAXPROCS is raised from 1 to 2 while there are writes, so that waiting for the disk does not hold up everything else")
+		runtime.GOMAXPROCS(2)
+		defer inBackground(slots{writes: d.Writes, set: func(n int) { runtime.GOMAXPROCS(n) }}.run)()
+	}
 
 	subs, err := c.newSubscriptions(eng, who, log)
 	if err != nil {
@@ -521,17 +526,6 @@ func (c *serveCmd) url(addr net.Addr) string {
 	}
 	_, port, _ := net.SplitHostPort(addr.String())
 	return scheme + "://" + net.JoinHostPort(cmp.Or(host, "localhost"), port) + "/v1/stream"
-}
-
-// useSecondThread lets a second goroutine run while one waits in a system call. With a GOMAXPROCS of 1 a
-// commit that waits for the disk holds the only slot of the scheduler until the runtime's monitor takes
-// it away, and throughput falls to a fraction.
-func useSecondThread(log *slog.Logger) {
-	if runtime.GOMAXPROCS(0) > 1 {
-		return
-	}
-	runtime.GOMAXPROCS(2)
-	log.Info("GOMAXPROCS raised from 1 to 2, so that waiting for the disk does not hold up everything else")
 }
 
 // collectLessOften lets the heap triple between collections instead of double, unless GOGC says what is

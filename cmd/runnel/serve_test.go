@@ -245,10 +245,10 @@ func TestTLSIsServedWithHTTP2(t *testing.T) {
 }
 
 func TestOneProcessorIsMadeTwo(t *testing.T) {
-	const raised = "GOMAXPROCS raised from 1 to 2"
-	s := serve(t, []string{"GOMAXPROCS=1"}, "--addr", "127.0.0.1:0", "--driver", "memory")
+	const raised = "GOMAXPROCS is raised from 1 to 2"
+	s := serve(t, []string{"GOMAXPROCS=1"}, "--addr", "127.0.0.1:0", "--data", t.TempDir())
 	eventually(t, "the log says "+raised, func() bool { return strings.Contains(s.stderr.String(), raised) })
-	s = serve(t, []string{"GOMAXPROCS=2"}, "--addr", "127.0.0.1:0", "--driver", "memory")
+	s = serve(t, []string{"GOMAXPROCS=2"}, "--addr", "127.0.0.1:0", "--data", t.TempDir())
 	s.stop()
 	if strings.Contains(s.stderr.String(), raised) {
 		t.Errorf("logged %q", s.stderr)

@@ -171,6 +171,7 @@ func (d *Driver) commit(ctx context.Context, batch *pebble.Batch, b *storage.Bat
 // Pebble and the file system are called on a goroutine of its own. A commit waits there for others, for stalls and for the
 // disk, and after a failure for good; the caller can leave it behind.
 func (d *Driver) write(ctx context.Context, batch *pebble.Batch, sync *pebble.WriteOptions, reserve bool, after func()) error {
+	d.writes.Add(1)
 	done := make(chan error, 1)
 	d.underway.Go(func() {
 		if after != nil {

@@ -36,6 +36,7 @@ type Driver struct {
 	guards   guards
 	underway sync.WaitGroup // commits, those that their callers gave up on included
 	flushing atomic.Bool    // soon
+	writes   atomic.Uint64  // that have been begun
 }
 
 var (
@@ -122,6 +123,9 @@ func (d *Driver) Close() error {
 
 // Full returns nil while small batches are taken, and otherwise a *storage.FullError.
 func (d *Driver) Full(reserve bool) error { return d.room.full(reserve) }
+
+// Writes returns how many writes have been begun since Open. It never blocks.
+func (d *Driver) Writes() uint64 { return d.writes.Load() }
 
 // Metrics returns what Pebble measures. The caller owns the result. After a failure it may block.
 func (d *Driver) Metrics() *pebble.Metrics { return d.db.Metrics() }
