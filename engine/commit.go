@@ -28,6 +28,7 @@ type batch struct {
 	events  []runnel.Event
 	leases  []string      // keys of those that are given, or end
 	kicks   []*subscriber // who has work by it
+	retell  []*subscriber // whose wake stream it makes
 	arena   []byte        // keys and headers are cut from it
 	scratch *scratch
 
@@ -286,7 +287,10 @@ func (sp *space) commitLoop() {
 			for _, s := range b.kicks {
 				s.stir()
 			}
-			b.kicks = nil
+			for _, s := range b.retell {
+				s.kick()
+			}
+			b.kicks, b.retell = nil, nil
 			sp.e.watch.send(b.events) // before the answer: who watches from then on is not told of it
 		}
 		close(b.done)

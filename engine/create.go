@@ -211,6 +211,7 @@ func (t *tx) create(seg *segment, o *runnel.CreateOptions, from *branch, bodies 
 	t.put(descriptorKey(seg.name), desc.Append(nil))
 	t.put(nameKey(desc.ID), []byte(seg.name))
 	t.sp.names.add(seg.name)
+	t.b.retell = append(t.b.retell, t.sp.subs.toldIn(seg.addr().Path())...)
 	t.change(record.Created, desc.ID, position, st.tail, 0)
 	if due, ok := st.due(t.micros); ok {
 		t.put(dueKey(due, desc.ID), []byte(seg.name))

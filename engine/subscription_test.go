@@ -105,6 +105,46 @@ func (s *subscribed) ack(w runnel.Wake, path string, at runnel.Sequence, done bo
 	return more
 }
 
+// TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas deletes the stream in which a wake was told before
+// anybody claimed it.
+func TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := subscribe(t, new(memory.Driver), "events/*")
+		again := func() {
+			t.Helper()
+			if err := s.Delete(t.Context(), s.path("wake/pool")); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			s.make("wake/pool", runnel.CreateOptions{ContentType: "application/json"})
+		}
+		again()
+		if got := s.wakes(); len(got) != 0 {
+			t.Fatalf("there is no wake, and it was told of %v", got)
+		}
+		s.put("events/a")
+		told := s.wakes()
+		for range 2 {
+			again()
+			if got := s.wakes(); len(got) != 1 || got[0] != told[0] {
+				t.Fatalf("the wake is %v, and the stream was told of %v", told, got)
+			}
+		}
+		w := s.claim("one")
+		again()
+		if got := s.wakes(); len(got) != 0 {
+			t.Fatalf("somebody has the wake, and the stream was told of %v", got)
+		}
+		s.put("events/b")
+		if !s.ack(w, "events/a", 1, true) {
+			t.Fatal("events/b has work")
+		}
+		if got := s.wakes(); len(got) != 1 || !strings.Contains(got[0], `"generation":2`) {
+			t.Fatal(got)
+		}
+	})
+}
+
 func TestAppendsWakeASubscriptionOnceUntilTheyAreAcknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := subscribe(t, new(memory.Driver), "events/*")

@@ -135,6 +135,7 @@ type subscribers struct {
 	byID     map[string]*subscriber
 	patterns patternNode
 	explicit map[string][]*subscriber
+	told     map[string][]*subscriber // by their wake stream
 	marks    map[markID]*mark
 }
 
@@ -171,8 +172,9 @@ type subscriber struct {
 	timer   *time.Timer
 
 	// gate guards these.
-	emitted  uint64 // the last generation that the wake stream was told of
-	failures int    // in a row, of telling it
+	emitted   uint64 // the last generation that the wake stream was told of
+	emittedIn uint64 // the id that the wake stream had then
+	failures  int    // in a row, of telling it
 }
 
 // load reads the subscriptions of the store, once.
@@ -296,11 +298,15 @@ func (ss *subscribers) add(id string, row *record.Subscription) *subscriber {
 	if ss.byID == nil {
 		ss.byID = make(map[string]*subscriber)
 		ss.explicit = make(map[string][]*subscriber)
+		ss.told = make(map[string][]*subscriber)
 		ss.marks = make(map[markID]*mark)
 	}
 	ss.byID[id] = s
 	if p := row.Config.Pattern; p != "" {
 		ss.patterns.add(strings.Split(p, "/"), s)
+	}
+	if path := row.Config.WakeStream; path != "" {
+		ss.told[path] = append(ss.told[path], s)
 	}
 	ss.count.Add(1)
 	ss.version.Add(1)
@@ -325,8 +331,11 @@ func (ss *subscribers) remove(s *subscriber) {
 	if p := s.config.Pattern; p != "" {
 		ss.patterns.remove(strings.Split(p, "/"), s)
 	}
+	if path := s.config.WakeStream; path != "" {
+		without(ss.told, path, s)
+	}
 	for path := range s.streams {
-		ss.dropExplicit(s, path)
+		without(ss.explicit, path, s)
 	}
 	for m := range s.pending {
 		delete(m.subs, s)
@@ -355,17 +364,28 @@ func (ss *subscribers) unlink(s *subscriber, path string) {
 		return
 	}
 	delete(s.streams, path)
-	ss.dropExplicit(s, path)
+	without(ss.explicit, path, s)
 	ss.version.Add(1)
 }
 
-func (ss *subscribers) dropExplicit(s *subscriber, path string) {
-	left := slices.DeleteFunc(ss.explicit[path], func(other *subscriber) bool { return other == s })
+// without takes a subscription from those of a path.
+func without(by map[string][]*subscriber, path string, s *subscriber) {
+	left := slices.DeleteFunc(by[path], func(other *subscriber) bool { return other == s })
 	if len(left) == 0 {
-		delete(ss.explicit, path)
+		delete(by, path)
 	} else {
-		ss.explicit[path] = left
+		by[path] = left
 	}
+}
+
+// toldIn returns the subscriptions whose wakes are told in a stream.
+func (ss *subscribers) toldIn(path string) []*subscriber {
+	if ss.count.Load() == 0 {
+		return nil
+	}
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return slices.Clone(ss.told[path])
 }
 
 // match returns the subscriptions that a stream belongs to, and the version of the index that says so.

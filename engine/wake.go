@@ -508,8 +508,8 @@ func (s *subscriber) next(ctx context.Context, o outlook) (row record.Subscripti
 	return row, err
 }
 
-// tell tells of a wake that is in flight, and sees to it that its end is not missed. It is called under
-// the gate.
+// tell tells of a wake that is in flight, and sees to it that its end is not missed. A wake stream that was made
+// since is told again. It is called under the gate.
 func (s *subscriber) tell(ctx context.Context, row record.Subscription, o outlook) error {
 	switch {
 	case row.Config.Type == runnel.Webhook:
@@ -520,16 +520,25 @@ func (s *subscriber) tell(ctx context.Context, row record.Subscription, o outloo
 	case row.Holder != "":
 		s.kickAt(row.Deadline)
 		return nil
-	case s.emitted >= row.Generation:
+	}
+	addr, err := runnel.ParsePath(s.of.store, row.Config.WakeStream)
+	if err != nil {
+		return err
+	}
+	in, err := s.of.e.place(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if s.emitted >= row.Generation && s.emittedIn == in.id {
 		return nil
 	}
 	path := ""
 	if len(o.pending) > 0 {
 		path = o.pending[0].Path
 	}
-	err := s.emit(ctx, &row, path)
+	err = s.emit(ctx, addr, &row, path)
 	if err == nil {
-		s.emitted, s.failures = row.Generation, 0
+		s.emitted, s.emittedIn, s.failures = row.Generation, in.id, 0
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -553,11 +562,7 @@ type wakeEvent struct {
 
 // emit appends to the wake stream that there is a wake, once for each generation: the producer's epoch is
 // the generation, so that doing it again after a crash changes nothing.
-func (s *subscriber) emit(ctx context.Context, row *record.Subscription, path string) error {
-	addr, err := runnel.ParsePath(s.of.store, row.Config.WakeStream)
-	if err != nil {
-		return err
-	}
+func (s *subscriber) emit(ctx context.Context, addr runnel.Segment, row *record.Subscription, path string) error {
 	body, err := json.Marshal(wakeEvent{Type: "wake", Subscription: s.id, Stream: path, Generation: row.Generation, Millis: s.of.e.now() / 1000})
 	if err != nil {
 		return err

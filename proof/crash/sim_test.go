@@ -514,6 +514,7 @@ func (s *sim) setGate(on bool) {
 func (s *sim) settle() {
 	synctest.Wait()
 	if i := s.disk.taken(); i != nil {
+		s.mayKeepAlive()
 		s.crash(s.rand(1<<41+uint64(s.gen)), i, "in the middle of a change")
 		return
 	}
