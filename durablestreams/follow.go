@@ -31,7 +31,10 @@ func (h *Handler) mayFork(r *http.Request, source runnel.Segment) error {
 		return nil
 	}
 	info, err := h.log.Stat(r.Context(), source)
-	if err != nil {
+	switch {
+	case errors.Is(err, runnel.ErrSoftDeleted):
+		return nil // nobody forks it; a fork that is there already is only found
+	case err != nil:
 		return explainCreate(err, false)
 	}
 	_, end, err := h.follow(r, source, &info, FollowFork)

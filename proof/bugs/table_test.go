@@ -591,6 +591,20 @@ var bugs = []bug{
 		says: seen(`a write to an item that was being read has failed`),
 	},
 	{
+		kind: wrong, name: "who-went-away-is-a-forger",
+		symptom: "A receiver of webhooks told of a forged signature when the sender went away while the keys were fetched.",
+		found:   written,
+		pkg:     "./webhook", test: "^TestASenderThatGoesAwayWhileKeysAreFetchedIsNoForger$",
+		says: seen(`got webhook: `),
+	},
+	{
+		kind: wrong, name: "fork-that-is-there-is-refused",
+		symptom: "A fork that was created again after its source had been deleted was refused with 409, and not found to be there.",
+		found:   written,
+		pkg:     "./durablestreams", test: "^TestAForkIsFoundThoughItsSourceIsDeletedSince$",
+		says: seen(`409`),
+	},
+	{
 		kind: wrong, name: "move-too-much-for-a-batch",
 		symptom: "A move of a cursor of a segment that had expired could make storage refuse it and all writes beside it.",
 		found:   "a review of items and subscriptions",
