@@ -364,6 +364,7 @@ func TestTokensOfAFileAndJWTsAreRevokedTogether(t *testing.T) {
 		{what: "a token that is gone, which is no JWT", args: []string{"--tokens", file, "--jwt-revoked", revoked, "-"}, stdin: first + "\nx\n", code: 1, tokens: 2, jwts: 1},
 		{what: "a JWT, beside the file of tokens of the environment", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "x"}, tokens: 2, jwts: 2},
 		{what: "a subject and a JWT", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "--subject", "ben", "y"}, tokens: 1, jwts: 3},
+		{what: "a JWT, and a subject without a token", args: []string{"--tokens", file, "--jwt-revoked", revoked, "--subject", "nobody", "z"}, code: 1, tokens: 1, jwts: 3},
 		{what: "a JWT without a file for it", args: []string{"--tokens", file, signed}, code: 1, tokens: 1, jwts: 3},
 		{what: "a subject without tokens", args: []string{"--tokens", file, "--subject", "ben"}, code: 1, tokens: 1, jwts: 3},
 	} {

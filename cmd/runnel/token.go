@@ -177,13 +177,13 @@ func (c *tokenRevokeCmd) Run(std stdio) error {
 	if err != nil {
 		return err
 	}
-	if len(jwts) > 0 {
-		if err := c.revokeJWTs(std, jwts); err != nil {
+	if len(kept) > 0 || c.Subject != "" { // first, because nothing is to be revoked if the subject has no token
+		if err := c.revokeTokens(std, kept); err != nil {
 			return err
 		}
 	}
-	if len(kept) > 0 || c.Subject != "" {
-		return c.revokeTokens(std, kept)
+	if len(jwts) > 0 {
+		return c.revokeJWTs(std, jwts)
 	}
 	return nil
 }
