@@ -21,8 +21,8 @@ type follow struct {
 // group over a transport other than a WebSocket. Whatever goes wrong, the answer is an error.
 //
 // The reader is then a subscription like others, and may be served until the returned context ends, whose cause says
-// why: a [*wire.Error] if it was revoked or its time is over, and [runnel.ErrShutdown] if it is to come back. End must be called when the reader has been
-// served; it tells Leave, without waiting.
+// why: a [*wire.Error] if it was revoked or its time is over, and [runnel.ErrShutdown] if it is to come back. End must
+// be called once when the reader has been served; it tells Leave, without waiting.
 func (h *Handler) Follow(r *http.Request, seg runnel.Segment, transport string) (served context.Context, end func(), err error) {
 	if !h.Asks() && (transport == OverRead || transport == OverFork) {
 		return context.Background(), func() {}, nil // it is over before it could be revoked
