@@ -34,7 +34,7 @@ func (w *subWorld) readWakes() int {
 }
 
 // finish lets workers and receivers do all that they are told of, and checks that then nothing is left. A worker that
-// starts asks once by itself; from then on it only acts upon a wake.
+// starts asks once by itself; from then on it only acts upon a wake. So does one that finds the wake stream made again.
 func (w *subWorld) finish() {
 	w.drain()
 	w.setGate(false)
@@ -53,7 +53,11 @@ func (w *subWorld) finish() {
 	if !w.idle() {
 		w.cover.hit("subscriptions: work was left at the end")
 	}
-	w.workOff(true)
+	if w.rand(1<<42).IntN(2) == 0 {
+		w.workOff(true)
+	} else {
+		w.remakeWakeStream()
+	}
 	const most = 120
 	for range most {
 		if w.idle() {
@@ -73,6 +77,20 @@ func (w *subWorld) finish() {
 	}
 	w.check(subsWoken, w.idle(), "nobody is told of work that there is: %+v", w.left())
 	w.verify()
+}
+
+// remakeWakeStream deletes the wake stream, and with it what nobody has read, and makes it again.
+func (w *subWorld) remakeWakeStream() {
+	sub, err := w.log.Subscription(w.ctx, guestStore, "pull")
+	must(err)
+	if sub.WakeID != "" && sub.Holder == "" {
+		w.cover.hit("subscriptions: a wake stream was made again while nobody had the wake")
+	}
+	must(w.log.Delete(w.ctx, w.wakeStream()))
+	_, err = w.log.Create(w.ctx, w.wakeStream(), runnel.CreateOptions{ContentType: "application/json"})
+	must(err)
+	w.events = 0
+	w.settle()
 }
 
 // workOff claims for as long as it is given something.

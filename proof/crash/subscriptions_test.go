@@ -29,6 +29,7 @@ func TestSubscriptions(t *testing.T) {
 			"subscriptions: a schedule of attempts was there after a restart", "subscriptions: a stream that the pattern links was named",
 			"subscriptions: an attempt came too early", "subscriptions: a subscription was deleted", "subscriptions: a subscription was made again",
 			"subscriptions: keys were stored", "subscriptions: work was left at the end",
+			"subscriptions: a wake stream was made again while nobody had the wake",
 		},
 		sometimes: []string{
 			"subscriptions: a webhook was parked", "subscriptions: a webhook called back",
