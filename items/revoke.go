@@ -10,7 +10,8 @@ import (
 )
 
 // Revoke ends the live subscriptions of this process that match, with an unauthorized frame that says why, and
-// returns how many there were. One that is being made is let through or ended, and never missed.
+// returns how many there were. One that is being made is let through or ended, and never missed. Match must not call
+// the handler, which is locked meanwhile.
 func (h *Handler) Revoke(match func(Subscription) bool, why string) int {
 	n := h.revokeFollows(match, why)
 	for _, c := range h.connections() {

@@ -8,22 +8,15 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"time"
 
 	"github.com/runnelhq/runnel/wire"
 )
 
-const (
-	// askTimeout is how long a request may take that is answered at once.
-	askTimeout = time.Minute
-	// maxAnswer is more than any answer that is printed, in bytes.
-	maxAnswer = 1 << 30
-)
+// maxAnswer is more than any answer that is printed, in bytes.
+const maxAnswer = 1 << 30
 
 // askServer makes a request whose body, if there is one, is JSON. What the server refuses is its error.
 func askServer(ctx context.Context, method, target string, body []byte, headers ...http.Header) (status int, answer []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
@@ -37,9 +30,12 @@ func askServer(ctx context.Context, method, target string, body []byte, headers 
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return 0, nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if len(answer) > maxAnswer {
+		return 0, nil, fmt.Errorf("the answer has more than %d bytes; ask for less at once", maxAnswer)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp.StatusCode, answer, nil
