@@ -9,8 +9,8 @@ import (
 )
 
 // Delete removes a segment and returns when that is durable: no reader sees any of it afterwards, but one of
-// FollowItems that had not read it yet, and the name is free. A segment that forks read is only soft-deleted: its name stays taken, and its data
-// is kept until the last fork is gone. The space of the data is given back later.
+// FollowItems that had not read it yet, and the name is free. A segment that forks read is only soft-deleted: its
+// name stays taken, and its data is kept until the last fork is gone. The space of the data is given back later.
 //
 // It fails with runnel.ErrNotFound, or with ErrSoftDeleted if that has been done before.
 func (e *Engine) Delete(ctx context.Context, addr runnel.Segment) error {

@@ -245,7 +245,7 @@ func (e *Engine) ReplayDelivery(ctx context.Context, store runnel.Store, id stri
 	}
 	defer s.gate.leave()
 	err = s.change(ctx, nil, func(c *change) error {
-		c.row.Parked, c.row.NextAttempt = false, 0
+		c.row.Parked, c.row.NextAttempt = false, min(c.row.NextAttempt, c.t.micros)
 		c.save()
 		return nil
 	})

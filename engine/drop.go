@@ -68,6 +68,9 @@ func (s *subscriber) drop(ctx context.Context, paths []string, last bool) error 
 			}
 			if have != nil {
 				cursors[i].Explicit = have.Explicit
+				if have.Segment == cursors[i].Segment {
+					cursors[i].Place = max(cursors[i].Place, have.Place) // by way of another process
+				}
 			}
 			c.setCursor(&cursors[i])
 		}

@@ -14,10 +14,10 @@ import (
 )
 
 // Of an item segment that is deleted a row is left for a while, in the place of the deletion in the order of the
-// space, by which those who follow its items are told. Its entries are left, too, until all stored places of the space
-// have passed the deletion, for those who read by them. One row of the space says from where on nothing of that is
-// missing, and from where on stamps are new: an item segment that is made under the name of one before
-// goes on after its stamps, which may be ahead of the clock.
+// space, by which those who follow its items are told. Its entries are left, too, for those who read by stored
+// places: until all of the space have passed the deletion, or for as long as history is kept. One row of the space
+// says from where on nothing of that is missing, and from where on stamps are new: an item segment that is made
+// under the name of one before goes on after its stamps, which may be ahead of the clock.
 
 // gone stages that an item segment was deleted at a position.
 func (t *tx) gone(seg *segment, at runnel.Position) {

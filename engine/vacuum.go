@@ -121,8 +121,8 @@ func (l liveSet) any(c *record.Commit) bool {
 	return false
 }
 
-// liveSegments finds the segments of a space that exist, or whose entries are kept, soft-deleted ones included. A fork reads its
-// source by sequence and not by position, so what only forks still read needs no row.
+// liveSegments finds the segments of a space that exist, or whose entries are kept, soft-deleted ones included. A
+// fork reads its source by sequence and not by position, so what only forks still read needs no row.
 func (e *Engine) liveSegments(ctx context.Context, sp *space) (liveSet, error) {
 	live := make(liveSet)
 	for pair, err := range e.driver.Scan(ctx, sp.part, kindRange(keyDescriptor)) {

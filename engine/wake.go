@@ -649,10 +649,11 @@ func pathsOf(cursors []record.Cursor) []string {
 	return paths
 }
 
-// given tells whether somebody may have been told of the wake in flight.
+// given tells whether somebody may have been told of the wake in flight. An attempt that was cut off counts as no
+// failure, but leaves when the next one is due.
 func (c *change) given() bool {
 	r := &c.row
-	return r.WakeID != "" && (r.Holder != "" || r.Attempt != 0 || r.Accepted || r.Parked || r.Failures > 0)
+	return r.WakeID != "" && (r.Holder != "" || r.Attempt != 0 || r.Accepted || r.Parked || r.Failures > 0 || r.NextAttempt != 0)
 }
 
 // next is the generation of the wake that somebody is given next.

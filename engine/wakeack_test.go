@@ -272,6 +272,36 @@ func TestAnEarlierAttemptDoesNotMoveWhatALaterOneWasToldOf(t *testing.T) {
 	}
 }
 
+// An attempt that the server cuts off is not counted as a failure, and may have come to the receiver all the same.
+func TestAnAttemptThatWasCutOffDoesNotMoveWhatALaterOneWasToldOf(t *testing.T) {
+	for _, replayed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := subscribe(t, new(memory.Driver), "other")
+			deliver := s.hook()
+			s.put("events/a")
+			early := deliver()
+			cut := runnel.WebhookOutcome{Result: runnel.WebhookRetry, NextAttempt: time.Now()}
+			if err := s.SettleDelivery(t.Context(), early, cut); err != nil {
+				t.Fatal(err)
+			}
+			s.remake("events/a", 2)
+			if replayed {
+				if err := s.ReplayDelivery(t.Context(), noStore, "hook"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			late := deliver()
+			if l := s.pending(&late.Wake, "events/a"); late.Generation != early.Generation+1 || l.Acked != 0 || l.Tail != 2 {
+				t.Fatalf("%+v", late.Wake)
+			}
+			acks := []runnel.WakeAck{{Path: "events/a", Acked: 1}}
+			if _, err := s.AckWake(t.Context(), early.WakeRef, acks, false); !errors.Is(err, runnel.ErrFenced) {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // Who is late may still call back for what an attempt told of, whatever streams have come since.
 func TestAStreamThatComesBetweenTwoAttemptsFencesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

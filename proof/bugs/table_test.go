@@ -155,6 +155,20 @@ var bugs = []bug{
 		says: seen(`runnel: no pending work`),
 	},
 	{
+		kind: lost, name: "attempt-cut-off-acks-another",
+		symptom: "Entries of a stream that was deleted and made again counted as worked on, by an ack of who had got a webhook that the server cut off.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestAnAttemptThatWasCutOffDoesNotMoveWhatALaterOneWasToldOf$",
+		says: seen(`Generation:1`),
+	},
+	{
+		kind: lost, name: "wake-stream-made-again",
+		symptom: "A wake that nobody had was not told in a wake stream that was deleted and made again.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas$",
+		says: seen(`and the stream was told of \[\]`),
+	},
+	{
 		kind: lost, name: "first-form-not-read",
 		symptom: "A subscription of a database whose cursors had their first form forgot its streams, and where it was on the others.",
 		found:   "a review of items and subscriptions",
