@@ -344,7 +344,7 @@ func TestTokensOfAFileAndJWTsAreRevokedTogether(t *testing.T) {
 	file, revoked := filepath.Join(dir, "tokens"), filepath.Join(dir, "revoked")
 	first := mustToken(t, "create", "--tokens", file, "ann", "runnel:read")
 	mustToken(t, "create", "--tokens", file, "ben", "runnel:read")
-	mustToken(t, "create", "--tokens", file, "cleo", "runnel:read")
+	cleo := mustToken(t, "create", "--tokens", file, "cleo", "runnel:read")
 	signed := mustToken(t, "sign", "--jwt-secret", testSecret, "dora", "runnel:read")
 	ids := func() (tokens, jwts int) {
 		data, err := os.ReadFile(revoked)
@@ -365,6 +365,7 @@ func TestTokensOfAFileAndJWTsAreRevokedTogether(t *testing.T) {
 		{what: "a JWT, beside the file of tokens of the environment", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "x"}, tokens: 2, jwts: 2},
 		{what: "a subject and a JWT", env: []string{"RUNNEL_TOKENS=" + file}, args: []string{"--jwt-revoked", revoked, "--subject", "ben", "y"}, tokens: 1, jwts: 3},
 		{what: "a JWT, and a subject without a token", args: []string{"--tokens", file, "--jwt-revoked", revoked, "--subject", "nobody", "z"}, code: 1, tokens: 1, jwts: 3},
+		{what: "a token of the file, and a subject without a token", args: []string{"--tokens", file, "--jwt-revoked", revoked, "--subject", "nobody", "-"}, stdin: cleo + "\nz\n", code: 1, tokens: 1, jwts: 3},
 		{what: "a JWT without a file for it", args: []string{"--tokens", file, signed}, code: 1, tokens: 1, jwts: 3},
 		{what: "a subject without tokens", args: []string{"--tokens", file, "--subject", "ben"}, code: 1, tokens: 1, jwts: 3},
 	} {

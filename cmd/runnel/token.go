@@ -227,7 +227,8 @@ func (c *tokenRevokeCmd) revokeTokens(std stdio, names []string) error {
 		rest, removed, err = auth.RemoveTokens(data, func(t auth.Token) bool {
 			return slices.ContainsFunc(names, t.Named) || c.Subject != "" && t.Subject == c.Subject
 		})
-		if err == nil && len(removed) == 0 {
+		of := func(t auth.Token) bool { return c.Subject == "" || t.Subject == c.Subject }
+		if err == nil && !slices.ContainsFunc(removed, of) {
 			return nil, fmt.Errorf("there is no token of %q, and none was revoked", c.Subject)
 		}
 		return rest, err
