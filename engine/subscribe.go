@@ -208,8 +208,36 @@ func (s *subscriber) linkHeld(ctx context.Context) error {
 		c.save()
 		return nil
 	})
+	if err == nil {
+		s.linking.Store(false)
+	}
 	s.kick()
 	return err
+}
+
+// finish brings the creation of a subscription to its end, if that was cut off. Before, it does not say where the
+// subscription is on its streams.
+func (s *subscriber) finish(ctx context.Context) error {
+	if err := s.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer s.gate.leave()
+	if !s.linking.Load() {
+		return nil
+	}
+	linking := false
+	err := s.change(ctx, nil, func(c *change) error {
+		linking = c.row.Linking
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case linking:
+		return s.linkHeld(ctx)
+	}
+	s.linking.Store(false) // by way of another process
+	return nil
 }
 
 // settleStore returns when what was staged in the spaces of a store is durable.
@@ -436,7 +464,7 @@ func (e *Engine) SubscriptionLinks(ctx context.Context, store runnel.Store, id s
 }
 
 // links yields the streams that have a cursor. One of a stream that is gone, and that only the pattern links, is
-// none. It is called under the gate.
+// none, and is noted for bury. It is called under the gate.
 func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLink, error] {
 	return func(yield func(runnel.SubscriptionLink, error) bool) {
 		e := s.of.e
@@ -464,6 +492,9 @@ func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLin
 					p, err = e.place(ctx, addr)
 				}
 				if err == nil && p.id == 0 && !row.Explicit {
+					if len(s.dead) < maxDead {
+						s.dead = append(s.dead, *row)
+					}
 					continue
 				}
 				l := runnel.SubscriptionLink{Path: row.Path, Explicit: row.Explicit, Acked: p.acked(row), Tail: p.tail}
@@ -476,6 +507,39 @@ func (s *subscriber) links(ctx context.Context) iter.Seq2[runnel.SubscriptionLin
 			}
 		}
 	}
+}
+
+// maxDead is how many cursors a subscription removes between two wakes.
+const maxDead = 4096
+
+// bury removes the cursors of streams that were found gone, or every wake would come by them for ever. While somebody
+// may ack a wake that they were given, they tell which stream that was. It is called under the gate.
+func (s *subscriber) bury(ctx context.Context) error {
+	for most := s.of.e.maxAcks(); len(s.dead) > 0; {
+		page := s.dead[:min(len(s.dead), most)]
+		given := false
+		err := s.change(ctx, pathsOf(page), func(c *change) error {
+			if given = c.given(); given {
+				return nil
+			}
+			for i := range page {
+				have, err := c.cursor(page[i].Path)
+				if err != nil {
+					return err
+				}
+				if have != nil && have.Segment == page[i].Segment && !have.Explicit {
+					c.t.setRow(subscriptionCursorKey(s.instance, page[i].Path), nil)
+				}
+			}
+			return nil
+		})
+		if err != nil || given {
+			return err
+		}
+		s.dead = s.dead[len(page):]
+	}
+	s.dead = nil
+	return nil
 }
 
 // DeleteSubscription removes a subscription, and returns when that is durable: whoever holds a wake of it

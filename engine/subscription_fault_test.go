@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"weak"
@@ -70,6 +71,66 @@ func claimAndClose(t *testing.T) weak.Pointer[memory.Driver] {
 		t.Fatal(err)
 	}
 	return weak.Make(driver)
+}
+
+// TestASubscriptionWhoseCreationWasCutOffBeginsWhenItIsAskedFor cuts a creation off when the cursor is stored, and
+// puts another stream in the place of the one that it is on, by way of a process that looks after nothing.
+func TestASubscriptionWhoseCreationWasCutOffBeginsWhenItIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := &memory.Driver{Shared: true}
+		driver, elsewhere := faulty.New(shared), faulty.New(shared)
+		open := func(d storage.Driver) *subscribed {
+			e, err := engine.Open(d, engine.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { e.Close() })
+			return &subscribed{t, e}
+		}
+		s, other := open(driver), open(elsewhere)
+		elsewhere.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Commit && c.Partition.Name == runnel.ReservedElement },
+			Then: func(context.Context, faulty.Call, func(context.Context) error) error { return storage.ErrRefused },
+		})
+		s.put("events/a")
+		ctx, cut := context.WithCancel(t.Context())
+		stored := false
+		driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Commit && c.Partition.Name == runnel.ReservedElement },
+			Then: func(ctx context.Context, c faulty.Call, do func(context.Context) error) error {
+				if stored {
+					cut()
+					return storage.ErrRefused
+				}
+				err := do(ctx)
+				stored = stored || slices.ContainsFunc(c.Batch.Ops, func(op storage.Op) bool { return op.Key[0] == 'u' })
+				return err
+			},
+		})
+		config := runnel.SubscriptionConfig{Type: runnel.PullWake, Streams: []string{"events/a"}, WakeStream: "wake/pool"}
+		if _, _, err := s.CreateSubscription(ctx, noStore, "sub", config); err == nil || !stored {
+			t.Fatalf("the cursor was stored: %v; and the creation answered with %v", stored, err)
+		}
+		other.remake("events/a", 2)
+		if info, err := s.Stat(t.Context(), s.path("events/a")); err != nil || info.Tail != 2 {
+			t.Fatal(info, err)
+		}
+		driver.SetRules()
+		for range 2 {
+			for l, err := range s.SubscriptionLinks(t.Context(), noStore, "sub") {
+				if err != nil || l.Path != "events/a" || l.Acked != 2 || l.Tail != 2 {
+					t.Fatalf("%+v, %v", l, err)
+				}
+			}
+			if _, err := s.ClaimWake(t.Context(), noStore, "sub", "one"); !errors.Is(err, runnel.ErrNoWork) {
+				t.Fatal(err)
+			}
+		}
+		s.put("events/a")
+		if w := s.claim("one"); len(w.Streams) != 1 || w.Streams[0].Acked != 2 || w.Streams[0].Tail != 3 {
+			t.Fatalf("%+v", w)
+		}
+	})
 }
 
 func TestAnAckThatAnotherProcessHasOvertakenMovesNothingBack(t *testing.T) {

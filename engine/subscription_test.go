@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -142,6 +143,56 @@ func TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas(t *testing.T) {
 		if got := s.wakes(); len(got) != 1 || !strings.Contains(got[0], `"generation":2`) {
 			t.Fatal(got)
 		}
+	})
+}
+
+// TestCursorsOfStreamsThatAreGoneAreRemoved works on many streams that do not live long, one of which somebody may
+// ack to the end.
+func TestCursorsOfStreamsThatAreGoneAreRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := new(memory.Driver)
+		s := subscribe(t, driver, "events/*")
+		cursors := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			n := 0
+			for _, err := range driver.Scan(t.Context(), storage.Partition{Name: runnel.ReservedElement}, storage.Range{From: []byte{'u'}, To: []byte{'u' + 1}}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				n++
+			}
+			if n != want {
+				t.Fatalf("there are %d cursors, want %d", n, want)
+			}
+		}
+		for i := range 10 {
+			path := fmt.Sprintf("events/%d", i)
+			s.put(path)
+			s.ack(s.claim("one"), path, 1, true)
+			if err := s.Delete(t.Context(), s.path(path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cursors(1) // of the last, which no wake has come by
+		s.put("events/stays")
+		w := s.claim("one")
+		cursors(2)
+		if err := s.Delete(t.Context(), s.path("events/stays")); err != nil {
+			t.Fatal(err)
+		}
+		s.put("events/stays")
+		if s.ack(w, "events/stays", 1, false) {
+			t.Fatal("it was of another stream")
+		}
+		cursors(2)
+		s.ack(w, "events/stays", 1, true)
+		w = s.claim("one")
+		if l := w.Streams[0]; l.Path != "events/stays" || l.Acked != 0 || l.Tail != 1 {
+			t.Fatal(w)
+		}
+		s.ack(w, "events/stays", 1, true)
+		cursors(1)
 	})
 }
 

@@ -159,6 +159,8 @@ type subscriber struct {
 	config   runnel.SubscriptionConfig
 
 	gate gate // held while it is changed
+	// linking says that its creation may not have come to its end.
+	linking atomic.Bool
 
 	// of.mu guards these.
 	pending map[*mark]struct{}
@@ -172,9 +174,10 @@ type subscriber struct {
 	timer   *time.Timer
 
 	// gate guards these.
-	emitted   uint64 // the last generation that the wake stream was told of
-	emittedIn uint64 // the id that the wake stream had then
-	failures  int    // in a row, of telling it
+	emitted   uint64          // the last generation that the wake stream was told of
+	emittedIn uint64          // the id that the wake stream had then
+	failures  int             // in a row, of telling it
+	dead      []record.Cursor // of streams that were found gone, and that only the pattern linked; at most maxDead
 }
 
 // load reads the subscriptions of the store, once.
@@ -290,6 +293,7 @@ func (ss *subscribers) add(id string, row *record.Subscription) *subscriber {
 		of: ss, id: id, instance: row.Instance, config: row.Config, gate: newGate(),
 		pending: make(map[*mark]struct{}), streams: make(map[string]struct{}),
 	}
+	s.linking.Store(row.Linking)
 	if old := ss.get(id); old != nil {
 		ss.remove(old)
 	}

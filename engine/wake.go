@@ -475,6 +475,9 @@ func (s *subscriber) work(ctx context.Context) (rests bool, err error) {
 		if err := s.tell(ctx, row, o); err != nil {
 			return false, err
 		}
+		if err := s.bury(ctx); err != nil {
+			return false, err
+		}
 		more, err := s.settle(ctx, o.idle)
 		if err != nil {
 			return false, err
@@ -588,6 +591,11 @@ func (e *Engine) subscriber(ctx context.Context, store runnel.Store, id string) 
 	if s := ss.get(id); s != nil {
 		if err := ss.search(ctx, true); err != nil { // what was left before is part of the answer
 			return nil, err
+		}
+		if s.linking.Load() {
+			if err := s.finish(ctx); err != nil {
+				return nil, err
+			}
 		}
 		return s, nil
 	}

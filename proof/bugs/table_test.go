@@ -162,6 +162,13 @@ var bugs = []bug{
 		says: seen(`Generation:1`),
 	},
 	{
+		kind: lost, name: "listed-before-it-began",
+		symptom: "A subscription whose creation was cut off told of work, and then began behind it.",
+		found:   "the crash simulator (`go test ./proof/crash -run TestSubscriptions -args -seeds 1 -seed 820291`)",
+		pkg:     "./engine", test: "^TestASubscriptionWhoseCreationWasCutOffBeginsWhenItIsAskedFor$",
+		says: seen(`Acked:0 Tail:2`),
+	},
+	{
 		kind: lost, name: "wake-stream-made-again",
 		symptom: "A wake that nobody had was not told in a wake stream that was deleted and made again.",
 		found:   "a review of acks",
