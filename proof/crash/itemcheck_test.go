@@ -312,9 +312,9 @@ func (w *itemWorld) explain(g *itemGroup, x *itemWrite, t *itemTarget, was, is f
 	w.check(itemsTold, ok, "%s, and its client was told %+v", what, *t.told)
 }
 
-// ended tells whether a group may have been deleted after a write.
+// ended tells whether a group may have been deleted after a write that began as an operation.
 func (g *itemGroup) ended(op int) bool {
-	return slices.ContainsFunc(g.deletes, func(d *itemDelete) bool { return d.op > op && d.fate != refused })
+	return slices.ContainsFunc(g.deletes, func(d *itemDelete) bool { return d.fate != refused && (d.by == 0 || d.by >= op) })
 }
 
 // verifyWrites checks that all writes that were acknowledged are there, and whole, and settles what is unknown.
@@ -330,7 +330,7 @@ func (w *itemWorld) verifyWrites(folds map[runnel.Segment]*itemFold) {
 			switch {
 			case fold != nil && fold.present[x]:
 				there = true
-				ended := slices.ContainsFunc(g.deletes, func(d *itemDelete) bool { return d.op > x.op && d.fate == done })
+				ended := slices.ContainsFunc(g.deletes, func(d *itemDelete) bool { return x.by > 0 && d.op > x.by && d.fate == done })
 				w.check(itemsEnded, !ended, "%s is in %s, which was deleted since", x.tag, t.group)
 			case t.makes() && !g.ended(x.op) && g.blind == 0:
 				missing = t.group.String()
@@ -348,7 +348,15 @@ func (w *itemWorld) verifyWrites(folds map[runnel.Segment]*itemFold) {
 		} else {
 			continue
 		}
+		x.by = w.count
 		w.cover.hit("items: an unknown outcome turned out to be: " + x.fate.String())
+	}
+	for _, g := range w.groups {
+		for _, d := range g.deletes {
+			if d.by == 0 && d.fate != pending {
+				d.by = w.count // whoever was to make it is no more
+			}
+		}
 	}
 }
 

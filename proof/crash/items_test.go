@@ -118,6 +118,8 @@ type itemGroup struct {
 type itemDelete struct {
 	op   int
 	fate fate
+	// by is the last operation that had begun when it was over; 0 while it may be under way, beside all of them.
+	by int
 }
 
 // itemWrite is a write as its client knows it. It writes its tag into the messages.
@@ -125,6 +127,7 @@ type itemWrite struct {
 	op      int
 	tag     string
 	fate    fate
+	by      int // as of an itemDelete
 	targets []*itemTarget
 	// again makes it once more under its idempotency key; nil if it has none.
 	again func()
@@ -427,7 +430,9 @@ func (w *itemWorld) written(x *itemWrite, results []runnel.ItemResult, err error
 		w.check(itemsOnce, f != refused || w.armed, "%s was done, and is refused when it is repeated: %v", x.tag, err)
 		return f
 	}
-	x.fate = f
+	if x.fate = f; f != unknown {
+		x.by = w.count
+	}
 	switch {
 	case x.fate == unknown:
 		w.cover.hit("items: a write has an unknown outcome")
@@ -454,7 +459,7 @@ func (w *itemWorld) repeat() {
 		w.unsure = slices.Delete(w.unsure, i, i+1)
 		if w.cover.hit("items: a write was repeated"); x.fate == refused {
 			w.count++
-			x.op, x.fate = w.count, pending
+			x.op, x.fate, x.by = w.count, pending, 0
 		}
 		x.again()
 		return
@@ -579,7 +584,9 @@ func (w *itemWorld) deleteGroup(r *rand.Rand) {
 	w.errands.run(fmt.Sprintf("op%d: delete %s", d.op, g.at), func(ctx context.Context) func() {
 		err := w.log.Delete(ctx, g.at)
 		return func() {
-			d.fate = w.fateOf("a deletion", err, runnel.ErrNotFound)
+			if d.fate = w.fateOf("a deletion", err, runnel.ErrNotFound); d.fate != unknown {
+				d.by = w.count
+			}
 			w.note("op%d is %v: %v", d.op, d.fate, err)
 			if d.fate == done {
 				w.cover.hit("items: a group was deleted")

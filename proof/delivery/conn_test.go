@@ -82,6 +82,7 @@ func (n *network) connect(ctx context.Context) (net.Conn, error) {
 	}
 	if c.narrow {
 		c.room(8 << 10) // what does not fit waits in the server
+		go c.cutWhenCalm()
 	}
 	return c, nil
 }
@@ -136,10 +137,6 @@ func (c *conn) wait(d time.Duration) {
 
 func (c *conn) Read(p []byte) (int, error) {
 	if c.isCalm() {
-		if c.narrow {
-			c.narrow = false
-			c.room(256 << 10)
-		}
 		return c.Conn.Read(p)
 	}
 	if c.most > 0 {
@@ -175,6 +172,17 @@ func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.written += int64(n)
 	return n, err
+}
+
+// cutWhenCalm ends a connection with little room. It would stay slow in a network that is calm: the kernel of the
+// server has come to probe for room a few times a second, and sends no more than what there is each time, which for
+// an answer of some megabytes takes minutes.
+func (c *conn) cutWhenCalm() {
+	select {
+	case <-c.calm:
+		c.cut()
+	case <-c.closed:
+	}
 }
 
 func (c *conn) cut() {
