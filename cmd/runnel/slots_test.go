@@ -2,6 +2,8 @@ package main
 
 import (
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,14 +12,21 @@ import (
 // TestASecondSlotIsThereWhileThereAreWrites goes through a server that starts, rests, writes and rests again.
 func TestASecondSlotIsThereWhileThereAreWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var writes uint64
+		var writes atomic.Uint64
+		var mu sync.Mutex
 		var set []int
-		go slots{writes: func() uint64 { return writes }, set: func(n int) { set = append(set, n) }}.run(t.Context())
+		go slots{writes: writes.Load, set: func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			set = append(set, n)
+		}}.run(t.Context())
 		second := func(more uint64, want ...int) {
 			t.Helper()
-			writes += more
+			writes.Add(more)
 			time.Sleep(slotsEvery) //nolint:forbidigo // time is fake
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(set, want) {
 				t.Fatalf("set %v, want %v", set, want)
 			}
