@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/wire"
 )
 
@@ -30,6 +34,34 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (a answering) client() *Client {
 	return &Client{Base: "http://example.com/v1/stream", HTTP: &http.Client{Transport: a}}
+}
+
+// answers is a transport that gives one answer after the other.
+type answers []*http.Response
+
+func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp := (*a)[0]
+	*a, resp.Request = (*a)[1:], r
+	return resp, nil
+}
+
+func TestARefusalWhoseReasonBreaksOffIsAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reason := `{"error":{"code":"offset_beyond_tail","message":"the stream ends before"}}`
+		half := io.MultiReader(strings.NewReader(reason[:20]), iotest.ErrReader(io.ErrUnexpectedEOF))
+		all := &answers{
+			{StatusCode: http.StatusBadRequest, Body: io.NopCloser(half)},
+			{StatusCode: http.StatusBadRequest, Body: io.NopCloser(strings.NewReader(reason))},
+		}
+		c := &Client{Base: "http://example.com/v1/stream", HTTP: &http.Client{Transport: all}}
+		for _, err := range c.Tail(t.Context(), "a", "5", TailOptions{}) {
+			if !errors.Is(err, runnel.ErrBeyondTail) || len(*all) != 0 {
+				t.Fatalf("%v, and %d answers are left", err, len(*all))
+			}
+			return
+		}
+		t.Fatal("there is nothing to be had, and nothing was said")
+	})
 }
 
 func FuzzRefusals(f *testing.F) {

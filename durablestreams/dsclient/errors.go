@@ -27,6 +27,8 @@ type Error struct {
 	Detail wire.Detail
 	// RetryAfter is how long the server asks to wait; 0 if it does not.
 	RetryAfter time.Duration
+
+	torn bool // the body broke off, and with it what it would have said
 }
 
 func (e *Error) Error() string {
@@ -72,8 +74,11 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// temporary says that the same request may be answered otherwise later.
+// temporary says that the same request may be answered otherwise later, or more fully.
 func (e *Error) temporary() bool {
+	if e.torn {
+		return true
+	}
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
@@ -87,8 +92,8 @@ const maxErrorBytes = 64 << 10
 // readError turns a refusal into an Error and closes its body.
 func readError(resp *http.Response) *Error {
 	defer drain(resp.Body)
-	// A body that cannot be read leaves the status and the headers, which say the most.
-	content, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
+	// A body that cannot be read leaves the status and the headers, which say the most, but not all.
+	content, torn := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
 	var body wire.Body
 	if err := json.Unmarshal(content, &body); err != nil {
 		body = wire.Body{}
@@ -111,6 +116,7 @@ func readError(resp *http.Response) *Error {
 		Status:     resp.StatusCode,
 		Detail:     d,
 		RetryAfter: retryAfter(h.Get(wire.HeaderRetryAfter), time.Now()),
+		torn:       torn != nil,
 	}
 }
 

@@ -276,6 +276,13 @@ var bugs = []bug{
 		says: seen(`dsclient: the data is not an array of JSON messages`),
 	},
 	{
+		kind: wrong, name: "reason-breaks-off",
+		symptom: "A tail of the Go client ended with a bare 400 where the connection was cut in the reason of a refusal.",
+		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 888005`)",
+		pkg:     "./durablestreams/dsclient", test: "^TestARefusalWhoseReasonBreaksOffIsAskedForAgain$",
+		says: seen(`400 Bad Request, and 1 answers are left`),
+	},
+	{
 		kind: wrong, name: "tail-waits-for-another-stream",
 		symptom: "A tail by long-poll waited on, without a word, when its stream was deleted and another one of the same length was created under the name.",
 		found:   "the proof of delivery (`go test ./proof/delivery -run TestEveryReader -runs 1 -seed 40075`)",

@@ -373,6 +373,8 @@ func (a *attempt) refused(err error) error {
 		return fmt.Errorf("%w: %w", errRetry, err)
 	case refusal != nil && a.run.server.generation.Load() != a.during: // it was stopped meanwhile
 		return fmt.Errorf("%w: %w", errRetry, err)
+	case refusal != nil && refusal.Detail.Code == "" && a.network.last.Load().wasCut.Load():
+		return fmt.Errorf("%w: %w", errRetry, err) // in the middle of the reason
 	case refusal != nil:
 		return violated(protocol, "%v", err)
 	}
