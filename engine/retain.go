@@ -64,6 +64,16 @@ func (r *retained) nextAge(st *state, micros int64) int64 {
 // retain applies the bounds of a segment to its durable state, and returns the place before the first
 // entry kept.
 func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Sequence, error) {
+	at, err := e.retainOnly(ctx, seg, st)
+	if err == nil && st.worthTrimming(float64(at-st.trimmed()), float64(st.tail-at)) && st.desc.Retention != (runnel.Retention{}) {
+		e.cleaner.trim(seg.addr(), st.inc.id)
+	}
+	return at, err
+}
+
+// retainOnly is retain without asking for what is cut to be written down, which whoever does that would be asked for
+// over and over when it fails.
+func (e *Engine) retainOnly(ctx context.Context, seg *segment, st *state) (runnel.Sequence, error) {
 	r := &st.inc.retained
 	bounds := st.desc.Retention
 	if bounds == (runnel.Retention{}) {
@@ -86,9 +96,6 @@ func (e *Engine) retain(ctx context.Context, seg *segment, st *state) (runnel.Se
 	}
 	if c.at > at {
 		r.earliest.Store(uint64(c.at))
-	}
-	if st.worthTrimming(float64(c.at-st.trimmed()), float64(st.tail-c.at)) {
-		e.cleaner.trim(seg.addr(), st.inc.id)
 	}
 	return c.at, nil
 }
@@ -201,7 +208,7 @@ func (e *Engine) trim(ctx context.Context, addr runnel.Segment, id uint64) error
 		if st.desc.Items {
 			return e.forget(ctx, seg, st)
 		}
-		return e.retain(ctx, seg, st)
+		return e.retainOnly(ctx, seg, st)
 	})
 }
 

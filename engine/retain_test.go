@@ -1,13 +1,16 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage"
 	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
@@ -262,5 +265,43 @@ func TestKeepingFewEntriesDoesNotCostACommitForEachAppend(t *testing.T) {
 		if n := w.driver.Calls(faulty.Commit) - before; n > appends+appends/4 {
 			t.Errorf("%d commits for %d appends", n, appends)
 		}
+	})
+}
+
+// TestWhatRetentionHasCutIsNotWrittenDownOverAndOver lets the cut of a segment be refused by storage.
+func TestWhatRetentionHasCutIsNotWrittenDownOverAndOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := faulty.New(new(memory.Driver))
+		e, err := engine.Open(driver, engine.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		addr := runnel.Segment{Space: "logs", Name: "a"}
+		o := runnel.CreateOptions{Retention: runnel.Retention{Age: time.Second}}
+		for range 100 {
+			if _, err := e.Append(t.Context(), addr, runnel.AppendOptions{Create: &o}, runnel.Record{Payload: []byte("x")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused := 0
+		driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Commit },
+			Then: func(context.Context, faulty.Call, func(context.Context) error) error {
+				if refused++; refused > 100 {
+					panic("it is tried over and over")
+				}
+				return storage.ErrRefused
+			},
+		})
+		time.Sleep(2 * time.Second) //nolint:forbidigo // time is fake
+		if info, err := e.Stat(t.Context(), addr); err != nil || info.Earliest != 100 {
+			t.Fatal(info, err)
+		}
+		synctest.Wait()
+		if refused == 0 {
+			t.Fatal("nothing was tried")
+		}
+		driver.SetRules()
 	})
 }

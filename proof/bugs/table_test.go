@@ -698,6 +698,13 @@ var bugs = []bug{
 	},
 
 	{
+		kind: stands, name: "cut-over-and-over",
+		symptom: "Where storage took no writes, what retention had cut was tried to be written down over and over, by a processor that did nothing else.",
+		found:   "the crash simulator (`go test ./proof/crash -run TestSeeds -args -seeds 1 -seed 1001593`)",
+		pkg:     "./engine", test: "^TestWhatRetentionHasCutIsNotWrittenDownOverAndOver$",
+		says: seen(`panic: it is tried over and over`),
+	},
+	{
 		kind: stands, name: "lease-waiters-miss-a-change",
 		symptom: "One who waited for a lease, or watched leases, was not told of a change when whoever had asked for the change had gone.",
 		found:   "a review of transactions, leases and queries",

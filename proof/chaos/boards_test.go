@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/proof/oracle"
 	"github.com/runnelhq/runnel/proof/patience"
 )
@@ -255,11 +256,12 @@ func (b *board) check(w *world) {
 	}
 }
 
-// read reads the stream of a group.
+// read reads the stream of a group, from its first entry: a reader that only begins is given the items of one that
+// is long.
 func (b *board) read(w *world) []change {
 	for range 20 {
 		var changes []change
-		if a := w.readOnce(b.path); a.status == http.StatusOK && !a.broken {
+		if a := w.readOnce(b.path, runnel.Sequence(0).Offset()); a.status == http.StatusOK && !a.broken {
 			if err := json.Unmarshal(a.body, &changes); err != nil {
 				w.fail("%s: %v", b.path, err)
 			}

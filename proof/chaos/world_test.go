@@ -270,7 +270,7 @@ type content struct {
 // read reads all of a stream of a server that is up.
 func (w *world) read(path, contentType string) content {
 	for range 20 {
-		a := w.readOnce(path)
+		a := w.readOnce(path, "-1")
 		switch {
 		case a.status == http.StatusNotFound || a.status == http.StatusGone:
 			return content{}
@@ -299,10 +299,10 @@ func (w *world) read(path, contentType string) content {
 	return content{}
 }
 
-func (w *world) readOnce(path string) answer {
+func (w *world) readOnce(path, offset string) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	res, err := w.open(ctx, request{method: http.MethodGet, path: path, query: "?offset=-1"})
+	res, err := w.open(ctx, request{method: http.MethodGet, path: path, query: "?offset=" + offset})
 	if err != nil {
 		return answer{}
 	}
