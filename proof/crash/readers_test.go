@@ -264,11 +264,12 @@ func (s *sim) ended(x *reader, same bool, err error) {
 	s.check(gaplessReader, ok, "%s of %s ended at %d of %d: %v", x.kind, x.addr, x.at, sg.tail(), err)
 }
 
-// keepAlive notes that the TTL of what live readers follow does not run out.
+// keepAlive notes that the TTL of what live readers follow does not run out. One that reads slowly may have been sent
+// all there is, and wait for nothing.
 func (s *sim) keepAlive() {
 	now := s.now()
 	for _, x := range s.readers {
-		if x.feed == nil || x.life.ttl == 0 || s.broken {
+		if x.feed == nil || x.client != nil || x.life.ttl == 0 || s.broken {
 			continue
 		}
 		if l := x.life; now.at.After(l.waited) {
