@@ -219,6 +219,7 @@ func (s *sim) reclaim(sg *segment) {
 		return
 	}
 	s.setGate(false)
+	s.dropSlowReaders()
 	s.note("claims of forks that are gone are taken back")
 	for tries, again := 0, true; again && !s.broken; tries++ {
 		s.check(itRuns, tries < 20, "claims are never taken back")

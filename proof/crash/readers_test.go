@@ -306,6 +306,20 @@ func (s *sim) parkReaders() {
 	s.parkFollowers()
 }
 
+// dropSlowReaders ends those who take their time: while they are there, nobody knows whether what they follow expires.
+func (s *sim) dropSlowReaders() {
+	s.mayKeepAlive()
+	s.readers = slices.DeleteFunc(s.readers, func(x *reader) bool {
+		if x.client == nil || x.feed == nil {
+			return false
+		}
+		x.cancel()
+		x.client.hangUp()
+		return true
+	})
+	s.settle()
+}
+
 // readSlowly lets those who take their time take some more.
 func (s *sim) readSlowly(r *rand.Rand) {
 	for _, x := range s.readers {

@@ -813,8 +813,11 @@ func (s *sim) restart(r *rand.Rand) {
 	}
 	s.note("restart")
 	s.cover.hit("clean restart")
+	s.mayKeepAlive()
 	for _, x := range s.readers {
-		x.life.touch(s.now()) // as the last thing that it does
+		if x.client == nil {
+			x.life.touch(s.now()) // as the last thing that it does
+		}
 	}
 	s.parkReaders()
 	if s.guest != nil {
