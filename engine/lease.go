@@ -200,24 +200,31 @@ func (t *tx) setLease(key string, value []byte) {
 
 // lease returns who holds a key as staged, nil if nobody does or the time is over.
 func (t *tx) lease(key string) (*record.Lease, error) {
+	l, err := t.lastLease(key)
+	switch {
+	case l == nil || l.Deadline > t.micros:
+		return l, err
+	case !t.sp.e.limits.Exclusive && l.Deadline > t.sp.looked:
+		return nil, errRetry // another process may have renewed it while there was time
+	}
+	return nil, nil //nolint:nilnil // nobody is an answer
+}
+
+// lastLease returns the last lease of a key as staged, also if its time is over, and nil if there is no row of one.
+func (t *tx) lastLease(key string) (*record.Lease, error) {
 	r := t.row(leaseKey(key))
 	if r == nil {
 		return nil, errRetry
 	}
 	t.dependOnRow(r)
 	if r.value == nil {
-		return nil, nil //nolint:nilnil // nobody is an answer
+		return nil, nil //nolint:nilnil // none is an answer
 	}
 	l, err := record.DecodeLease(r.value)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case l.Deadline > t.micros:
-		return &l, nil
-	case !t.sp.e.limits.Exclusive && l.Deadline > t.sp.looked:
-		return nil, errRetry // another process may have renewed it while there was time
 	}
-	return nil, nil //nolint:nilnil // nobody is an answer
+	return &l, nil
 }
 
 func leaseOf(space runnel.Space, key string, l *record.Lease) runnel.Lease {
@@ -395,8 +402,9 @@ func (e *Engine) expiredLeases(ctx context.Context, part storage.Partition) erro
 	for _, key := range over {
 		err := again(func() error {
 			return e.writeLease(ctx, part, key, func(t *tx) error {
-				held, err := t.lease(key)
-				if err == nil && held == nil {
+				// The key may have been given again since, so its last lease may have to be kept for a while yet.
+				last, err := t.lastLease(key)
+				if last != nil && last.Deadline < until {
 					t.setRow(leaseKey(key), nil)
 				}
 				return err

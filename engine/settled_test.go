@@ -3,12 +3,14 @@ package engine_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -22,6 +24,29 @@ func TestALeaseThatIsSaidToBeLostStaysLostWhenTheClockGoesBack(t *testing.T) {
 	now = now.Add(-200 * time.Millisecond)
 	_, err = w.RenewLease(ctx, leases, l.Fence())
 	wantError(t, err, runnel.ErrLeaseLost)
+}
+
+func TestALeaseIsThereAgainWhenTheClockGoesBackAlsoIfAnEarlierOneOfItsKeyWasOldEnoughToGo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var back atomic.Int64 // nanoseconds
+		now := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+		w := newWorld(t, new(memory.Driver), engine.Config{Now: now})
+		w.mustLease("k", "a", time.Second)
+		pass(time.Minute)
+		var again runnel.Lease
+		looks := func(c faulty.Call) bool { return c.Op == faulty.Scan && string(c.Range.From) == "l" }
+		w.once(looks, func() { // while the background looks for leases that are over
+			again = w.mustLease("k", "a", 2*time.Second)
+			pass(10 * time.Second)
+		})
+		pass(time.Minute)
+		if again.Number == 0 {
+			t.Fatal("nobody looked for leases")
+		}
+		back.Store(int64(time.Since(again.Deadline) + time.Second))
+		_, err := w.RenewLease(ctx, leases, again.Fence())
+		wantError(t, err, nil)
+	})
 }
 
 func TestALeaseThatStorageCannotKeepIsRefused(t *testing.T) {

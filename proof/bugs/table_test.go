@@ -311,6 +311,13 @@ var bugs = []bug{
 		says: seen(`got error <nil>, want runnel: lease lost`),
 	},
 	{
+		kind: wrong, name: "lease-gone-with-an-earlier-one",
+		symptom: "A lease that was given while an earlier one of its key was removed could be gone, for a clock that went back, as soon as its time was over.",
+		found:   "the crash simulator (`go test ./proof/crash -run TestSeeds -args -seeds 1 -seed 1010569`)",
+		pkg:     "./engine", test: "^TestALeaseIsThereAgainWhenTheClockGoesBackAlsoIfAnEarlierOneOfItsKeyWasOldEnoughToGo$",
+		says: seen(`is not held under number 2 any more, nor by anybody else, want <nil>`),
+	},
+	{
 		kind: wrong, name: "repeated-commit-wants-its-lease",
 		symptom: "A commit that was repeated after its lease had ended was refused, although it had happened.",
 		found:   "a review of transactions, leases and queries",
