@@ -76,3 +76,28 @@ type Log interface {
 	// WatchLeases yields the leases that are held and each one that is given or ends.
 	WatchLeases(ctx context.Context, space Space, prefix string) iter.Seq2[LeaseEvent, error]
 }
+
+// SubscriptionLog is what callers ask of the subscriptions of a store. An engine is one, and access control wraps
+// one. Acks and releases of a wake are not among them: they come with the token of that wake, which is good for
+// nothing else. Each fails as the method of engine.Engine says.
+type SubscriptionLog interface {
+	// CreateSubscription makes a subscription, or finds that there is one of the same configuration.
+	CreateSubscription(ctx context.Context, store Store, id string, config SubscriptionConfig) (sub Subscription, existed bool, err error)
+	// Subscription returns a subscription.
+	Subscription(ctx context.Context, store Store, id string) (Subscription, error)
+	// Subscriptions yields the subscriptions of a store, beginning behind one.
+	Subscriptions(ctx context.Context, store Store, after string) iter.Seq2[Subscription, error]
+	// SubscriptionLinks yields the streams of a subscription.
+	SubscriptionLinks(ctx context.Context, store Store, id string) iter.Seq2[SubscriptionLink, error]
+	// DeleteSubscription removes a subscription.
+	DeleteSubscription(ctx context.Context, store Store, id string) error
+	// LinkStreams links streams to a subscription by name, and UnlinkStream takes one away.
+	LinkStreams(ctx context.Context, store Store, id string, paths []string) error
+	UnlinkStream(ctx context.Context, store Store, id, path string) error
+	// ClaimWake gives a worker the wake of a pull-wake subscription, with a lease on it.
+	ClaimWake(ctx context.Context, store Store, id, worker string) (Wake, error)
+	// ReplayDelivery lets a delivery that is parked, or fails, be tried at once. DropDelivery ends its wake as if all
+	// had been worked on.
+	ReplayDelivery(ctx context.Context, store Store, id string) error
+	DropDelivery(ctx context.Context, store Store, id string) error
+}

@@ -12,7 +12,7 @@ import (
 // Log is all that a [Guard] can stand before: what the ways in need of an engine.
 type Log interface {
 	runnel.Log
-	SubscriptionLog
+	runnel.SubscriptionLog
 
 	Commit(ctx context.Context, space runnel.Space, writes ...runnel.Write) ([]runnel.Appended, error)
 	Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error)

@@ -7,21 +7,6 @@ import (
 	"github.com/runnelhq/runnel"
 )
 
-// SubscriptionLog is what a [Guard] lets do to the subscriptions of a store. Acks and releases of a wake are not
-// among them: they come with the token of that wake, which is good for nothing else.
-type SubscriptionLog interface {
-	CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (sub runnel.Subscription, existed bool, err error)
-	Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error)
-	Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error]
-	SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error]
-	DeleteSubscription(ctx context.Context, store runnel.Store, id string) error
-	LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error
-	UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error
-	ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error)
-	ReplayDelivery(ctx context.Context, store runnel.Store, id string) error
-	DropDelivery(ctx context.Context, store runnel.Store, id string) error
-}
-
 // mayWith checks what is asked of a subscription, which may be to any stream of its store.
 func mayWith(ctx context.Context, action string, needs Verb, store runnel.Store, id string) error {
 	return Check(ctx, Request{Action: action + " subscription " + id + " of", Needs: needs, Kind: "the root space", Store: store})

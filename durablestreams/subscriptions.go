@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"iter"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,18 +18,10 @@ import (
 // Subscriptions is all that the paths under __ds need. Its errors match those of package runnel. Who asks
 // is in the context as Config.Admit has left it, but for requests that bring a token of a wake.
 type Subscriptions interface {
-	CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (sub runnel.Subscription, existed bool, err error)
-	Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error)
-	Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error]
-	SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error]
-	DeleteSubscription(ctx context.Context, store runnel.Store, id string) error
-	LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error
-	UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error
-	ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error)
+	runnel.SubscriptionLog
+
 	AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error)
 	ReleaseWake(ctx context.Context, ref runnel.WakeRef) error
-	ReplayDelivery(ctx context.Context, store runnel.Store, id string) error
-	DropDelivery(ctx context.Context, store runnel.Store, id string) error
 
 	// CheckWebhook returns the URL in its one form, or why nothing may be sent there.
 	CheckWebhook(url string) (string, error)

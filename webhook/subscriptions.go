@@ -15,7 +15,7 @@ import (
 
 // Log keeps subscriptions and their wakes: an engine.
 type Log interface {
-	Requests
+	runnel.SubscriptionLog
 	AckWake(ctx context.Context, ref runnel.WakeRef, acks []runnel.WakeAck, done bool) (more bool, err error)
 	ReleaseWake(ctx context.Context, ref runnel.WakeRef) error
 
@@ -27,26 +27,12 @@ type Log interface {
 	StoreKeys(ctx context.Context, store runnel.Store, data []byte, version uint64) error
 }
 
-// Requests is what callers ask of subscriptions who do not bring the token of a wake. A guard may stand before it.
-type Requests interface {
-	CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (sub runnel.Subscription, existed bool, err error)
-	Subscription(ctx context.Context, store runnel.Store, id string) (runnel.Subscription, error)
-	Subscriptions(ctx context.Context, store runnel.Store, after string) iter.Seq2[runnel.Subscription, error]
-	SubscriptionLinks(ctx context.Context, store runnel.Store, id string) iter.Seq2[runnel.SubscriptionLink, error]
-	DeleteSubscription(ctx context.Context, store runnel.Store, id string) error
-	LinkStreams(ctx context.Context, store runnel.Store, id string, paths []string) error
-	UnlinkStream(ctx context.Context, store runnel.Store, id, path string) error
-	ClaimWake(ctx context.Context, store runnel.Store, id, worker string) (runnel.Wake, error)
-	ReplayDelivery(ctx context.Context, store runnel.Store, id string) error
-	DropDelivery(ctx context.Context, store runnel.Store, id string) error
-}
-
 // SubscriptionsConfig holds what can be set. The zero SubscriptionsConfig sends to public addresses, and takes
 // webhooks only from requests that came to localhost: set BaseURL.
 type SubscriptionsConfig struct {
 	// Guard, if not nil, returns what stands before requests of whoever does not bring the token of a wake. What these
 	// are refused for is told to nobody whom the guard refuses.
-	Guard func(Requests) Requests
+	Guard func(runnel.SubscriptionLog) runnel.SubscriptionLog
 	// BaseURL is where receivers reach the streams, such as https://streams.example.com/v1/stream, and so where they
 	// call back with the token of the wake. Empty means what the request came to that made the subscription.
 	BaseURL string
@@ -63,7 +49,7 @@ type SubscriptionsConfig struct {
 // webhooks. It joins a log with keys, a policy, and a dispatcher. Make one with [NewSubscriptions], and let it
 // [Subscriptions.Run].
 type Subscriptions struct {
-	Requests // based, or a guard before it
+	runnel.SubscriptionLog // based, or a guard before it
 
 	log        Log // for who brings the token of a wake
 	cfg        SubscriptionsConfig
@@ -82,9 +68,9 @@ func NewSubscriptions(log Log, cfg SubscriptionsConfig) (*Subscriptions, error) 
 	if cfg.CheckBase == nil {
 		cfg.CheckBase = onThisMachine
 	}
-	s := &Subscriptions{Requests: based{log, &cfg}, log: log, cfg: cfg, keys: NewKeys(logVault{log}, cfg.Keys), policy: policy}
+	s := &Subscriptions{SubscriptionLog: based{log, &cfg}, log: log, cfg: cfg, keys: NewKeys(logVault{log}, cfg.Keys), policy: policy}
 	if cfg.Guard != nil {
-		s.Requests = cfg.Guard(s.Requests)
+		s.SubscriptionLog = cfg.Guard(s.SubscriptionLog)
 	}
 	s.dispatcher = NewDispatcher(logOutbox{s}, s.keys, policy, cfg.Send)
 	return s, nil
@@ -98,7 +84,7 @@ func (s *Subscriptions) Stats() Stats { return s.dispatcher.Stats() }
 
 // based is a log whose webhooks call back where the server is.
 type based struct {
-	Requests
+	runnel.SubscriptionLog
 	cfg *SubscriptionsConfig
 }
 
@@ -109,7 +95,7 @@ func (b based) CreateSubscription(ctx context.Context, store runnel.Store, id st
 			return runnel.Subscription{}, false, err
 		}
 	}
-	return b.Requests.CreateSubscription(ctx, store, id, config)
+	return b.SubscriptionLog.CreateSubscription(ctx, store, id, config)
 }
 
 // AckWake needs no permission but the token of the wake.

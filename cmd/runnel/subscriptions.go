@@ -21,7 +21,7 @@ func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator,
 		return nil, err
 	}
 	if who != nil {
-		cfg.Guard = func(r webhook.Requests) webhook.Requests { return auth.NewGuard(requested{eng, r}) }
+		cfg.Guard = func(r runnel.SubscriptionLog) runnel.SubscriptionLog { return auth.NewGuard(requested{eng, r}) }
 	}
 	return webhook.NewSubscriptions(eng, cfg)
 }
@@ -29,7 +29,7 @@ func (c *serveCmd) newSubscriptions(eng *engine.Engine, who *auth.Authenticator,
 // requested is a log whose subscriptions are made by way of others.
 type requested struct {
 	*engine.Engine
-	subs webhook.Requests
+	subs runnel.SubscriptionLog
 }
 
 func (r requested) CreateSubscription(ctx context.Context, store runnel.Store, id string, config runnel.SubscriptionConfig) (runnel.Subscription, bool, error) {

@@ -22,15 +22,15 @@ func TestNoMethodOfSubscriptionsReachesTheEngineUnchecked(t *testing.T) {
 		"AckWake": true, "ReleaseWake": true, "VerifyToken": true, "ClaimToken": true, // by the token of a wake, or for one
 		"CheckWebhook": true, "KeySet": true, "SigningKey": true, // public, or about no subscription
 	}
-	guarded := reflect.TypeFor[auth.SubscriptionLog]()
+	guarded := reflect.TypeFor[runnel.SubscriptionLog]()
 	for asked := range reflect.TypeFor[durablestreams.Subscriptions]().Methods() {
 		if _, is := guarded.MethodByName(asked.Name); is == without[asked.Name] {
 			t.Errorf("%s: guarded: %v, needs no guard: %v", asked.Name, is, without[asked.Name])
 		}
 	}
 	subs := guardedSubscriptions(t)
-	if _, is := subs.Requests.(*auth.Guard); !is {
-		t.Errorf("where tokens are needed %T stands before subscriptions", subs.Requests)
+	if _, is := subs.SubscriptionLog.(*auth.Guard); !is {
+		t.Errorf("where tokens are needed %T stands before subscriptions", subs.SubscriptionLog)
 	}
 }
 
