@@ -85,8 +85,8 @@ type Config struct {
 	Caller func(context.Context) string
 	// PingInterval is how often a connection is checked. 0 means DefaultPingInterval, less than 0 never.
 	PingInterval time.Duration
-	// WriteTimeout is how long a frame may take to be written, and a ping to be answered, before the
-	// connection is closed. 0 means DefaultWriteTimeout.
+	// WriteTimeout is how long a frame, or each megabyte of one, may take to be written, and a ping to be answered,
+	// before the connection is closed. 0 means DefaultWriteTimeout.
 	WriteTimeout time.Duration
 
 	// PresenceTTL is how long a member of a group is shown after the server that had its connection has crashed;

@@ -308,17 +308,18 @@ func (c *conn) revoked() {
 	for _, s := range c.subs {
 		c.queue.control(unauthorized(&s.Subscription, c.h.stamp(s.seg), "authorization has ended"))
 	}
-	var last [][2][]byte
+	var last [][]byte
 	for f, body := c.queue.take(); f != nil; f, body = c.queue.take() {
-		last = append(last, [2][]byte{f, body})
+		if body == nil { // otherwise items, which it is not given any more
+			last = append(last, f)
+		}
 	}
 	c.closed = true // nothing is told after these
 	c.room.Broadcast()
 	c.mu.Unlock()
-	until := time.Now().Add(time.Second)
-	_ = c.out.SetWriteDeadline(until) // also for what is being written
+	c.out.endBy(time.Now().Add(time.Second)) // also for what is being written
 	for _, f := range last {
-		if c.out.send(f[0], f[1], time.Until(until)) != nil {
+		if c.out.send(f, nil, c.h.cfg.WriteTimeout) != nil {
 			break
 		}
 	}

@@ -184,8 +184,7 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	var body []byte
 	var err error
 	if r.ContentLength >= 0 {
-		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(r.Body, body)
+		body, err = readFull(r.Body, int(r.ContentLength))
 	} else {
 		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	}
@@ -200,6 +199,23 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		}
 	}
 	return body, nil
+}
+
+// trust is how much memory a body is given before anything of it has come, in bytes.
+const trust = 64 << 10
+
+// readFull reads a body of n bytes. Beyond trust it takes at most twice the memory of what has come.
+func readFull(r io.Reader, n int) ([]byte, error) {
+	body, have := make([]byte, min(n, trust)), 0
+	for {
+		more, err := io.ReadFull(r, body[have:])
+		if have += more; err != nil || have == n {
+			return body[:have], err
+		}
+		grown := make([]byte, min(n, 2*have))
+		copy(grown, body)
+		body = grown
+	}
 }
 
 // fail answers an error.

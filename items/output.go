@@ -3,7 +3,9 @@ package items
 import (
 	"encoding/binary"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -61,6 +63,8 @@ type output struct {
 	mu   sync.Mutex // held while somebody writes
 	rest []byte     // of a frame that was begun without waiting
 	over bool       // a close frame was written, after which there is nothing
+
+	last atomic.Pointer[time.Time] // when all is to be written
 }
 
 var writers = sync.Pool{New: func() any { return new(nowait.Writer) }}
@@ -85,15 +89,19 @@ func (o *output) try(frame []byte) (begun, whole bool) {
 	return true, n == len(frame)
 }
 
-// send writes what is left of the last frame, and then a frame and its body, which may be nil; it waits, but
-// not longer than for a time.
+// piece is the most that is written in one go, in bytes. Who takes so much within the time for it is slow, but
+// there, however large the whole frame is.
+const piece = 1 << 20
+
+// send writes what is left of the last frame, and then a frame and its body, which may be nil. For each piece it
+// waits no longer than for a time.
 func (o *output) send(frame, body []byte, timeout time.Duration) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.over {
 		return net.ErrClosed
 	}
-	if err := o.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+	if err := o.setDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if err := o.finish(); err != nil {
@@ -103,10 +111,39 @@ func (o *output) send(frame, body []byte, timeout time.Duration) error {
 		if _, err := o.Conn.Write(frame); err != nil {
 			return err
 		}
-	} else if _, err := (&net.Buffers{frame, body}).WriteTo(o.Conn); err != nil {
+		return o.setDeadline(time.Time{})
+	}
+	first := body[:min(len(body), piece)]
+	if _, err := (&net.Buffers{frame, first}).WriteTo(o.Conn); err != nil {
 		return err
 	}
-	return o.SetWriteDeadline(time.Time{})
+	for next := range slices.Chunk(body[len(first):], piece) {
+		if err := o.setDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		if _, err := o.Conn.Write(next); err != nil {
+			return err
+		}
+	}
+	return o.setDeadline(time.Time{})
+}
+
+// endBy bounds everything that is written from then on, and what is being written.
+func (o *output) endBy(last time.Time) {
+	o.last.Store(&last)
+	_ = o.SetWriteDeadline(last) // it fails where the connection is closed
+}
+
+// setDeadline bounds what is written next. The zero time is no bound.
+func (o *output) setDeadline(at time.Time) error {
+	if err := o.SetWriteDeadline(at); err != nil {
+		return err
+	}
+	// Only then: whoever calls endBy after this look sets the deadline after it, too.
+	if last := o.last.Load(); last != nil && (at.IsZero() || last.Before(at)) {
+		return o.SetWriteDeadline(*last)
+	}
+	return nil
 }
 
 // finish writes what is left of a frame. The lock is held.

@@ -2,10 +2,13 @@ package items
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/runnelhq/runnel/nowait"
@@ -82,5 +85,80 @@ func TestFramesDoNotMix(t *testing.T) {
 	_ = server.Close()
 	if all := <-got; !bytes.Equal(all, want.Bytes()) {
 		t.Errorf("%d bytes came, want %d", len(all), want.Len())
+	}
+}
+
+// readSlowly reads a piece in 8 seconds, and tells how many bytes there were.
+func readSlowly(r io.Reader) <-chan int {
+	got := make(chan int)
+	go func() {
+		read := 0
+		for {
+			n, err := io.ReadFull(r, make([]byte, piece/2))
+			if read += n; err != nil {
+				got <- read
+				return
+			}
+			time.Sleep(4 * time.Second)
+		}
+	}()
+	return got
+}
+
+// A frame may be so large that a client which reads steadily needs longer for all of it than a write may take.
+func TestALargeFrameMayTakeAsLongAsItsPiecesMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		o := &output{Conn: server}
+		body := bytes.Repeat([]byte("x"), 3*piece+1)
+		got := readSlowly(client)
+		if err := o.send([]byte("head"), body, 10*time.Second); err != nil {
+			t.Errorf("it was cut off: %v", err)
+		}
+		server.Close()
+		if n := <-got; n != len(body)+len("head") {
+			t.Errorf("%d bytes came, want %d", n, len(body)+len("head"))
+		}
+	})
+}
+
+func TestWhatIsToEndIsNotGivenMoreTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		o := &output{Conn: server}
+		got := readSlowly(client)
+		time.AfterFunc(5*time.Second, func() { o.endBy(time.Now().Add(time.Second)) })
+		begun := time.Now()
+		if err := o.send([]byte("head"), bytes.Repeat([]byte("x"), 10*piece), 10*time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		if took := time.Since(begun); took != 6*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		server.Close()
+		<-got
+	})
+}
+
+// Memory is given for what has come, not for what somebody says that will.
+func TestABodyTakesTheMemoryOfWhatHasCome(t *testing.T) {
+	for _, n := range []int{0, 1, trust, trust + 1, 5*trust + 3} {
+		want := bytes.Repeat([]byte("ab"), n)[:n]
+		body, err := readFull(bytes.NewReader(append(want, 'z')), n)
+		if err != nil || !bytes.Equal(body, want) {
+			t.Errorf("%d bytes were read as %d: %v", n, len(body), err)
+		}
+		if n == 0 {
+			continue
+		}
+		if body, err := readFull(bytes.NewReader(want[:n-1]), n); err == nil || len(body) != n-1 {
+			t.Errorf("%d of %d bytes were read as %d: %v", n-1, n, len(body), err)
+		}
+	}
+	body, err := readFull(strings.NewReader("ab"), 8<<20)
+	if err == nil || cap(body) > trust {
+		t.Errorf("2 of 8 Mi bytes took %d: %v", cap(body), err)
 	}
 }
