@@ -429,7 +429,7 @@ func (work *transaction) checkAppends(t *tx) (duplicates, checked int, err error
 		}
 	}
 	if duplicates > 0 {
-		duplicates += idle // which have left nothing to know them by, and would do nothing again
+		duplicates += idle // which may have left nothing to know them by, and would do nothing again
 	}
 	return duplicates, len(work.appends), nil
 }
@@ -617,6 +617,7 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 	a.result = runnel.Appended{Created: a.creates}
 	if a.nothing {
 		a.result.Tail = seg.staged.tail
+		a.remember(t)
 		return
 	}
 	if a.creates {
@@ -660,13 +661,21 @@ func (a *appending) stage(t *tx, transaction runnel.Position) {
 		t.close(seg, o.Producer)
 	}
 	a.result.Tail, a.result.Closed = st.tail, o.Close
-	if o.Key != "" {
-		row := record.Key{
-			First: a.result.First, Tail: st.tail, Position: a.result.Position, Micros: t.micros,
-			Sum: a.sum(), Closed: o.Close,
-		}
-		t.setRow(onceKey(st.inc.id, o.Key), row.Append(nil))
+	a.remember(t)
+}
+
+// remember stages the idempotency key of the append, if it has one and there is a segment to keep it under: what
+// changed nothing must not change something when it is repeated.
+func (a *appending) remember(t *tx) {
+	st := a.seg.staged
+	if a.o.Key == "" || st.life(t.micros) == lifeNone {
+		return
 	}
+	row := record.Key{
+		First: a.result.First, Tail: st.tail, Position: a.result.Position, Micros: t.micros,
+		Sum: a.sum(), Closed: a.o.Close,
+	}
+	t.setRow(onceKey(st.inc.id, a.o.Key), row.Append(nil))
 }
 
 // append stages runs at the tail of a segment.

@@ -275,6 +275,26 @@ func TestAnIdempotencyKeyAnswersWritesToItems(t *testing.T) {
 	w.wantTable("g", "@1 a=1#1")
 }
 
+// What found nothing to delete must not delete, when it is repeated, what has come to be since.
+func TestAnIdempotencyKeyIsKeptOfADeletionOfNothing(t *testing.T) {
+	w := inMemory(t)
+	w.set("g", "other", "1")
+	o := runnel.ItemWrites{Key: "once", Sum: 7}
+	if first, err := w.trySet("g", o, "a", ""); err != nil || first.Duplicate || first.Results[0].Old != nil {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	w.crash()
+	w.set("g", "a", "2")
+	again, err := w.trySet("g", o, "a", "")
+	if err != nil || !again.Duplicate || again.Results[0].New != nil || again.Results[0].Old != nil {
+		t.Errorf("%+v, %v", again, err)
+	}
+	w.wantTable("g", "@2 a=2#2 other=1#1")
+	if _, err := w.trySet("g", runnel.ItemWrites{Key: "once", Sum: 8}, "a", "3"); !errors.Is(err, runnel.ErrKeyReused) {
+		t.Errorf("the key was used for something else: %v", err)
+	}
+}
+
 func TestOneCommitWritesItemsOfSeveralGroupsOrNone(t *testing.T) {
 	w := inMemory(t)
 	one := func(segment, value string, version *runnel.Sequence) runnel.ItemWrites {

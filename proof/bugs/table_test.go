@@ -521,6 +521,13 @@ var bugs = []bug{
 		says: seen(`repeats 1 of its 2 writes`),
 	},
 	{
+		kind: wrong, name: "deletion-of-nothing-forgotten",
+		symptom: "A deletion that found no item, under an idempotency key, deleted what had come to be since when it was repeated.",
+		found:   "trying each sentence about items with curl",
+		pkg:     "./engine", test: "^TestAnIdempotencyKeyIsKeptOfADeletionOfNothing$",
+		says: seen(`Duplicate:false`),
+	},
+	{
 		kind: wrong, name: "overtaken-move-called-refused",
 		symptom: "Over a session, a cursor move that had happened was called refused, if its answer was lost and another reader moved the cursor on meanwhile.",
 		found:   "reading the code beside `proof/wire`",
