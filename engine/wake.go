@@ -281,7 +281,7 @@ type outlook struct {
 // idleMark is a marked stream on which there is no work.
 type idleMark struct {
 	*mark
-	acked runnel.Sequence
+	acked runnel.Sequence // beyond this there was nothing
 }
 
 // marks returns the streams on which there may be work, in a fixed order, so that a simulated run can be repeated.
@@ -307,7 +307,11 @@ func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runn
 		if err != nil {
 			return o, err
 		}
-		if at.id != m.id || !at.linked {
+		if at.id != m.id { // gone, or to come: nothing of it has been worked on
+			o.idle = append(o.idle, idleMark{m, 0})
+			continue
+		}
+		if !at.linked {
 			o.idle = append(o.idle, idleMark{m, at.tail})
 			continue
 		}

@@ -138,6 +138,41 @@ func TestAnAckDoesNotMoveAStreamThatTheWakeDidNotTellOf(t *testing.T) {
 	})
 }
 
+// What is left to do is looked for while the deletion of a stream and the one that takes its name are on their way to
+// storage, so that readers see the old one, which has as many entries.
+func TestWorkIsToldOfAStreamThatComesWhileTheOneBeforeIsWorkedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		driver := faulty.New(new(memory.Driver))
+		s := subscribe(t, driver, "events/*")
+		s.put("events/a")
+		s.put("events/a")
+		w := s.claim("one")
+		let := make(chan struct{})
+		driver.SetRules(faulty.Rule{
+			When: func(c faulty.Call) bool { return c.Op == faulty.Commit && c.Partition.Name == "events" },
+			Then: faulty.Wait(func(context.Context) error { <-let; return nil }, faulty.Through),
+		})
+		deleted := later(func() error { return s.Delete(t.Context(), s.path("events/a")) })
+		synctest.Wait()
+		made := later(func() error {
+			_, err := s.Append(t.Context(), s.path("events/a"), runnel.AppendOptions{Create: &runnel.CreateOptions{}}, records("x", "y")...)
+			return err
+		})
+		synctest.Wait()
+		s.ack(w, "events/a", 2, true)
+		synctest.Wait()
+		close(let)
+		if err := errors.Join(<-deleted, <-made); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w = s.claim("two")
+		if l := s.pending(&w, "events/a"); l.Acked != 0 || l.Tail != 2 {
+			t.Fatalf("of the stream that came a wake tells %+v", l)
+		}
+	})
+}
+
 // Storage is made to wait once the wake is given, so that a stream comes before the others are listed.
 func TestAWakeShowsNoWorkThatItsAcksWouldNotCountFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

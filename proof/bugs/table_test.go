@@ -169,6 +169,13 @@ var bugs = []bug{
 		says: seen(`Acked:0 Tail:2`),
 	},
 	{
+		kind: lost, name: "mark-of-a-stream-to-come",
+		symptom: "Nobody was told of work on a stream that was deleted and made again just as the one before had been worked off, if it had no more entries.",
+		found:   "the crash simulator (`go test ./proof/crash -run TestSubscriptions -args -seeds 1 -seed 1021106`)",
+		pkg:     "./engine", test: "^TestWorkIsToldOfAStreamThatComesWhileTheOneBeforeIsWorkedOff$",
+		says: seen(`runnel: no pending work`),
+	},
+	{
 		kind: lost, name: "wake-stream-made-again",
 		symptom: "A wake that nobody had was not told in a wake stream that was deleted and made again.",
 		found:   "a review of acks",
