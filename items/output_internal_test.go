@@ -99,7 +99,7 @@ func readSlowly(r io.Reader) <-chan int {
 				got <- read
 				return
 			}
-			time.Sleep(4 * time.Second)
+			time.Sleep(4 * time.Second) //nolint:forbidigo // in a bubble
 		}
 	}()
 	return got

@@ -40,9 +40,24 @@ func askServer(ctx context.Context, method, target string, body []byte, headers 
 	if resp.StatusCode/100 == 2 {
 		return resp.StatusCode, answer, nil
 	}
-	var failure wire.Body
-	if json.Unmarshal(answer, &failure) == nil && failure.Error.Code != "" {
-		return 0, nil, failure.Err(resp.StatusCode)
+	return 0, nil, refusal(resp, answer)
+}
+
+// refusal is what a server says that refuses, in the form of all of its answers or in that of functions.
+func refusal(resp *http.Response, answer []byte) error {
+	var failure struct {
+		wire.Body
+		Code    string       `json:"code"`
+		Message string       `json:"message"`
+		Detail  *wire.Detail `json:"detail"`
 	}
-	return 0, nil, fmt.Errorf("the server answered %s: %.500s", resp.Status, answer)
+	switch err := json.Unmarshal(answer, &failure); {
+	case err == nil && failure.Error.Code != "":
+		return failure.Err(resp.StatusCode)
+	case err == nil && failure.Detail != nil:
+		return wire.Body{Error: *failure.Detail}.Err(resp.StatusCode)
+	case err == nil && failure.Code != "" && failure.Message != "":
+		return fmt.Errorf("%s: %s", failure.Code, failure.Message)
+	}
+	return fmt.Errorf("the server answered %s: %.500s", resp.Status, answer)
 }
