@@ -137,12 +137,8 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 		return runnel.WebhookDelivery{}, err
 	}
 	defer s.gate.leave()
-	o, err := s.look(ctx, e.wakeStreams(), nil)
-	if err != nil {
-		return runnel.WebhookDelivery{}, err
-	}
 	var row record.Subscription
-	err = s.change(ctx, pathsOf(o.cursors), func(c *change) error {
+	o, err := s.offer(ctx, func(c *change, o *outlook) error {
 		defer func() { row = c.row }()
 		r := &c.row
 		switch {
@@ -151,7 +147,7 @@ func (e *Engine) ClaimDelivery(ctx context.Context, store runnel.Store, id strin
 		case r.NextAttempt > c.t.micros || s.attempting(r, c.t.micros):
 			return runnel.ErrFenced
 		}
-		if err := c.give(o.cursors); err != nil {
+		if err := c.give(o.stands); err != nil {
 			return err
 		}
 		r.Attempt, r.Engine = max(until.UnixMicro(), c.t.micros+1), e.name()

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/runnelhq/runnel"
-	"github.com/runnelhq/runnel/record"
 )
 
 // DropDelivery ends the wake of a webhook that is parked, or fails, as if everything there is had been worked
@@ -41,7 +40,7 @@ func (e *Engine) DropDelivery(ctx context.Context, store runnel.Store, id string
 // drop counts all that there is on some streams as worked on. The wake ends with the last of them; before, another takes
 // its place, so that nobody who was told of it acks it.
 func (s *subscriber) drop(ctx context.Context, paths []string, last bool) error {
-	cursors := make([]record.Cursor, 0, len(paths))
+	stands := make([]standing, 0, len(paths))
 	for _, path := range paths {
 		addr, err := runnel.ParsePath(s.of.store, path)
 		if err != nil {
@@ -52,8 +51,7 @@ func (s *subscriber) drop(ctx context.Context, paths []string, last bool) error 
 			return err
 		}
 		if at.linked {
-			at.cursor.Place = uint64(at.tail)
-			cursors = append(cursors, at.cursor)
+			stands = append(stands, at)
 		}
 	}
 	return s.change(ctx, paths, func(c *change) error {
@@ -61,18 +59,24 @@ func (s *subscriber) drop(ctx context.Context, paths []string, last bool) error 
 		if r.WakeID == "" || !r.Parked && r.Failures == 0 {
 			return runnel.ErrNoWork
 		}
-		for i := range cursors {
-			have, err := c.cursor(cursors[i].Path)
+		for i := range stands {
+			at := &stands[i]
+			next := at.cursor
+			have, err := c.cursor(next.Path)
 			if err != nil {
 				return err
 			}
+			if !at.stays(have) {
+				continue // another process has brought it to another stream, or unlinked that
+			}
+			next.Place = uint64(at.tail)
 			if have != nil {
-				cursors[i].Explicit = have.Explicit
-				if have.Segment == cursors[i].Segment {
-					cursors[i].Place = max(cursors[i].Place, have.Place) // by way of another process
+				next.Explicit = have.Explicit
+				if have.Segment == next.Segment {
+					next.Place = max(next.Place, have.Place) // by way of another process
 				}
 			}
-			c.setCursor(&cursors[i])
+			c.setCursor(&next)
 		}
 		if last {
 			c.clear()

@@ -106,6 +106,23 @@ func (s *subscribed) ack(w runnel.Wake, path string, at runnel.Sequence, done bo
 	return more
 }
 
+// The process that makes the wake stream again has not found the mark that the other one has left on a stream.
+func TestAWakeIsToldAgainByAnotherProcessWithItsStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := overtake(t)
+		synctest.Wait()
+		s.put("events/a")
+		told := s.wakes()
+		if err := s.other.Delete(t.Context(), s.path("wake/pool")); err != nil {
+			t.Fatal(err)
+		}
+		s.other.make("wake/pool", runnel.CreateOptions{ContentType: "application/json"})
+		if got := s.wakes(); len(told) != 1 || !slices.Equal(got, told) {
+			t.Fatalf("the wake was told as %v, and again as %v", told, got)
+		}
+	})
+}
+
 // TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas deletes the stream in which a wake was told before
 // anybody claimed it.
 func TestAWakeStreamThatIsMadeAgainIsToldOfTheWakesThatNobodyHas(t *testing.T) {

@@ -129,13 +129,12 @@ func seeks(tr *runnel.Transaction) (id string, ok bool, err error) {
 // them on; another begins if there is work.
 func (e *Engine) moveSubscription(ctx context.Context, space runnel.Space, id string, moves []runnel.CursorMove) error {
 	names := make([]runnel.CursorName, len(moves))
-	paths := make([]string, len(moves))
 	for i := range moves {
 		names[i] = runnel.CursorName{Space: space, Segment: moves[i].Segment, Name: moves[i].Name}
 		if err := checkCursor(names[i]); err != nil {
 			return err
 		}
-		if paths[i] = space.Segment(moves[i].Segment).Path(); slices.Contains(paths[:i], paths[i]) {
+		if slices.Contains(names[:i], names[i]) {
 			return &runnel.InvalidError{What: "commit", Rule: fmt.Sprintf("moves cursor %s twice", names[i])}
 		}
 	}
@@ -153,15 +152,26 @@ func (e *Engine) moveSubscription(ctx context.Context, space runnel.Space, id st
 		return err
 	}
 	defer s.gate.leave()
+	for overtaken := true; overtaken && err == nil; {
+		overtaken, err = s.moveHeld(ctx, names, moves)
+	}
+	s.kick()
+	return err
+}
+
+// moveHeld is moveSubscription under the gate. Nothing is moved where another process has overtaken it.
+func (s *subscriber) moveHeld(ctx context.Context, names []runnel.CursorName, moves []runnel.CursorMove) (overtaken bool, err error) {
 	at := make([]standing, len(moves))
+	paths := make([]string, len(moves))
 	for i := range moves {
 		if at[i], err = s.remind(ctx, names[i]); err != nil {
-			return err
+			return false, err
 		}
+		paths[i] = at[i].cursor.Path
 	}
 	err = s.change(ctx, paths, func(c *change) error {
 		c.expire()
-		if err := c.free(space); err != nil {
+		if err := c.free(names[0].Space); err != nil {
 			return err
 		}
 		rows := make([]record.Cursor, len(moves))
@@ -169,6 +179,9 @@ func (e *Engine) moveSubscription(ctx context.Context, space runnel.Space, id st
 			have, err := c.cursor(paths[i])
 			if err != nil {
 				return err
+			}
+			if overtaken = !at[i].stays(have); overtaken {
+				return nil
 			}
 			rows[i] = at[i].cursor
 			if have != nil && have.Segment == rows[i].Segment {
@@ -186,8 +199,7 @@ func (e *Engine) moveSubscription(ctx context.Context, space runnel.Space, id st
 		c.save()
 		return nil
 	})
-	s.kick()
-	return err
+	return overtaken, err
 }
 
 // free returns who works on the wake in flight, nil if nobody does.

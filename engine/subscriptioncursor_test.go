@@ -301,6 +301,27 @@ func TestEverythingIsWorkedOnInBatchesOfTheSmallestDriver(t *testing.T) {
 	})
 }
 
+// TestACursorIsMovedByHandFromWhereAnotherProcessHasBroughtIt lets another process make a stream again and work on all of
+// it while its cursor is moved.
+func TestACursorIsMovedByHandFromWhereAnotherProcessHasBroughtIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := overtake(t)
+		s.put("events/a")
+		s.put("events/a")
+		s.with(func() {
+			s.other.remake("events/a", 3)
+			s.other.ack(s.other.claim("one"), "events/a", 3, true)
+		})
+		err := s.moveTo("events/a", 1, func(m *runnel.CursorMove) { m.Expect = new(uint64(0)) })
+		if !errors.Is(err, runnel.ErrCursorMoved) || !s.was {
+			t.Errorf("the move was overtaken: %v; and answered with %v", s.was, err)
+		}
+		if c := s.place("events/a"); c.Place != 3 || c.End != 3 {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
 func TestWhoLooksForDeliveriesIsToldOfAllThatWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := subscribe(t, new(memory.Driver), "events/*")

@@ -177,6 +177,7 @@ type subscriber struct {
 	emitted   uint64          // the last generation that the wake stream was told of
 	emittedIn uint64          // the id that the wake stream had then
 	failures  int             // in a row, of telling it
+	sought    uint64          // the last generation for which the marks of other processes were looked for
 	dead      []record.Cursor // of streams that were found gone, and that only the pattern linked; at most maxDead
 }
 
@@ -524,8 +525,22 @@ func (ss *subscribers) search(ctx context.Context, once bool) error {
 	if err := ss.current(ctx); err != nil || ss.count.Load() == 0 {
 		return err
 	}
-	e, store := ss.e, ss.store
-	for part, err := range e.driver.Partitions(ctx, store, "") {
+	if err := ss.find(ctx); err != nil {
+		return err
+	}
+	ss.mu.Lock()
+	ss.found.Store(true)
+	ss.mu.Unlock()
+	for _, sub := range ss.all() {
+		sub.kick()
+	}
+	return nil
+}
+
+// find brings the marks that storage has into memory.
+func (ss *subscribers) find(ctx context.Context) error {
+	e := ss.e
+	for part, err := range e.driver.Partitions(ctx, ss.store, "") {
 		if err != nil {
 			return storageError(err)
 		}
@@ -545,12 +560,6 @@ func (ss *subscribers) search(ctx context.Context, once bool) error {
 			subs, _ := ss.match(addr.Path())
 			ss.note(addr, id, subs, true)
 		}
-	}
-	ss.mu.Lock()
-	ss.found.Store(true)
-	ss.mu.Unlock()
-	for _, sub := range ss.all() {
-		sub.kick()
 	}
 	return nil
 }

@@ -271,10 +271,19 @@ func (s *subscriber) stand(ctx context.Context, addr runnel.Segment) (st standin
 	return st, nil
 }
 
+// stays tells whether a cursor, nil if there is none, is still that of the stream that it was of. Another process may
+// have brought it to another one, linked or unlinked it since.
+func (st *standing) stays(have *record.Cursor) bool {
+	if have == nil || st.stored == nil {
+		return have == st.stored
+	}
+	return have.Segment == st.stored.Segment && have.Since == st.stored.Since
+}
+
 // outlook is what a subscription has to do.
 type outlook struct {
 	pending []runnel.SubscriptionLink // of marked streams that have work, at most MaxWakeStreams
-	cursors []record.Cursor           // on the pending ones, stored or not
+	stands  []standing                // on the pending ones
 	idle    []idleMark
 }
 
@@ -321,10 +330,27 @@ func (s *subscriber) look(ctx context.Context, enough int, moved map[string]runn
 			o.idle = append(o.idle, idleMark{m, acked})
 			continue
 		}
-		o.cursors = append(o.cursors, at.cursor)
+		o.stands = append(o.stands, at)
 		o.pending = append(o.pending, runnel.SubscriptionLink{Path: path, Explicit: at.cursor.Explicit, Acked: acked, Tail: at.tail})
 	}
 	return o, nil
+}
+
+// find is look where marks that other processes have left may not have been found yet. They are looked for once for each
+// generation of wakes.
+func (s *subscriber) find(ctx context.Context, enough int, generation uint64) (outlook, error) {
+	if s.unfound(generation) {
+		if err := s.of.find(ctx); err != nil {
+			return outlook{}, err
+		}
+		s.sought = generation
+	}
+	return s.look(ctx, enough, nil)
+}
+
+// unfound tells whether there may be work on streams whose marks are not known.
+func (s *subscriber) unfound(generation uint64) bool {
+	return !s.of.e.limits.Exclusive && s.sought < generation
 }
 
 // settle takes back the marks of streams on which there is no work, and tells whether some has come.
@@ -540,6 +566,11 @@ func (s *subscriber) tell(ctx context.Context, row record.Subscription, o outloo
 		return nil
 	}
 	path := ""
+	if len(o.pending) == 0 {
+		if o, err = s.find(ctx, 1, row.Generation); err != nil {
+			return err
+		}
+	}
 	if len(o.pending) > 0 {
 		path = o.pending[0].Path
 	}
@@ -623,12 +654,8 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 		return runnel.Wake{}, err
 	}
 	defer s.gate.leave()
-	o, err := s.look(ctx, e.wakeStreams(), nil)
-	if err != nil {
-		return runnel.Wake{}, err
-	}
 	var row record.Subscription
-	err = s.change(ctx, pathsOf(o.cursors), func(c *change) error {
+	o, err := s.offer(ctx, func(c *change, o *outlook) error {
 		defer func() { row = c.row }()
 		c.expire()
 		switch {
@@ -639,7 +666,7 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 		case c.row.WakeID == "":
 			c.begin()
 		}
-		if err := c.give(o.cursors); err != nil {
+		if err := c.give(o.stands); err != nil {
 			return err
 		}
 		c.row.Holder, c.row.Deadline = worker, c.t.micros+s.ttl()
@@ -651,6 +678,42 @@ func (e *Engine) ClaimWake(ctx context.Context, store runnel.Store, id, worker s
 	}
 	s.kickAt(row.Deadline)
 	return s.wake(ctx, &row, o)
+}
+
+// offer looks for work, and makes the commit that gives somebody the wake. f checks, and then stages. It looks again where
+// another process has overtaken it, or has begun a wake for work that this one does not know of. It is called under the
+// gate.
+func (s *subscriber) offer(ctx context.Context, f func(c *change, o *outlook) error) (outlook, error) {
+	most := s.of.e.wakeStreams()
+	o, err := s.look(ctx, most, nil)
+	for err == nil {
+		paths := make([]string, len(o.stands))
+		for i := range o.stands {
+			paths[i] = o.stands[i].cursor.Path
+		}
+		stale, generation := false, uint64(0)
+		err = s.change(ctx, paths, func(c *change) error {
+			generation = c.row.Generation
+			if stale = len(paths) == 0 && c.row.WakeID != "" && c.row.Holder == "" && s.unfound(generation); stale {
+				return nil
+			}
+			for i := range o.stands {
+				have, err := c.cursor(paths[i])
+				if err != nil {
+					return err
+				}
+				if stale = !o.stands[i].stays(have); stale {
+					return nil
+				}
+			}
+			return f(c, &o)
+		})
+		if err != nil || !stale {
+			break
+		}
+		o, err = s.find(ctx, most, generation)
+	}
+	return o, err
 }
 
 func pathsOf(cursors []record.Cursor) []string {
@@ -676,24 +739,25 @@ func (c *change) next() uint64 {
 	return c.row.Generation
 }
 
-// give stages that somebody is told of the wake, and of the streams that cursors are on. If somebody was told of it
+// give stages that somebody is told of the wake, and of the streams that there is work on. If somebody was told of it
 // before, and of another stream under one of the paths, it is the next wake that is given.
-func (c *change) give(cursors []record.Cursor) error {
+func (c *change) give(stands []standing) error {
 	var moved []record.Cursor
 	given, another := c.given(), false
-	for i := range cursors {
-		have, err := c.cursor(cursors[i].Path)
+	for i := range stands {
+		next := stands[i].cursor
+		have, err := c.cursor(next.Path)
 		if err != nil {
 			return err
 		}
-		if onto(have, cursors[i].Segment, c.row.Generation) {
+		if onto(have, next.Segment, c.row.Generation) {
 			continue
 		}
 		if have != nil {
 			another = another || have.Segment != 0 || have.Since > c.row.Generation
-			cursors[i].Explicit = have.Explicit
+			next.Explicit = have.Explicit
 		}
-		moved = append(moved, cursors[i])
+		moved = append(moved, next)
 	}
 	if given && another {
 		c.begin()

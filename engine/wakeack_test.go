@@ -356,3 +356,63 @@ func TestAStreamThatComesBetweenTwoAttemptsFencesNobody(t *testing.T) {
 		}
 	})
 }
+
+// Another process makes a stream again and works on all of it while somebody is given the wake that was of the one
+// before.
+func TestAClaimMovesNothingBackThatAnotherProcessHasBroughtToAnotherStream(t *testing.T) {
+	for _, kind := range []runnel.SubscriptionType{runnel.PullWake, runnel.Webhook} {
+		synctest.Test(t, func(t *testing.T) {
+			s := overtake(t)
+			s.other.hook()
+			s.put("events/a")
+			synctest.Wait()
+			claim, id := s.claimWake, "sub"
+			if kind == runnel.Webhook {
+				claim, id = s.claimDelivery, "hook"
+			}
+			s.with(func() {
+				s.other.remake("events/a", 3)
+				if kind == runnel.PullWake {
+					s.other.ack(s.other.claim("one"), "events/a", 3, true)
+				} else if err := s.other.SettleDelivery(t.Context(), s.other.attempt(), runnel.WebhookOutcome{Result: runnel.WebhookDone}); err != nil {
+					t.Error(err)
+				}
+				s.other.put("events/a")
+				synctest.Wait()
+			})
+			if err := claim(); !s.was || err != nil {
+				t.Errorf("the claim was overtaken: %v; and answered with %v", s.was, err)
+			}
+			for l, err := range s.SubscriptionLinks(t.Context(), noStore, id) {
+				if err != nil || l.Acked != 3 || l.Tail != 4 {
+					t.Errorf("%s: %+v, %v", kind, l, err)
+				}
+			}
+		})
+	}
+}
+
+func (s *subscribed) claimWake() error {
+	_, err := s.ClaimWake(s.Context(), noStore, "sub", "two")
+	return err
+}
+
+func (s *subscribed) claimDelivery() error {
+	_, err := s.ClaimDelivery(s.Context(), noStore, "hook", time.Now().Add(time.Second))
+	return err
+}
+
+// A wake that another process has begun is given at once, also where the mark of its stream has not been found yet.
+func TestAWakeIsGivenByAProcessThatHasNotFoundItsStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := overtake(t)
+		s.other.hook()
+		synctest.Wait()
+		s.put("events/a")
+		synctest.Wait()
+		w := s.other.claim("one")
+		s.pending(&w, "events/a")
+		d := s.other.attempt()
+		s.pending(&d.Wake, "events/a")
+	})
+}

@@ -248,6 +248,27 @@ var bugs = []bug{
 		says: seen(`comes before what was missed`),
 	},
 	{
+		kind: taken, name: "claim-over-another-process",
+		symptom: "What was acked by way of one process was told of again, where another gave the wake of a stream that had been deleted and made again meanwhile.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestAClaimMovesNothingBackThatAnotherProcessHasBroughtToAnotherStream$",
+		says: seen(`pull-wake: {Path:events/a Explicit:false Acked:0 Tail:4}`),
+	},
+	{
+		kind: taken, name: "drop-over-another-process",
+		symptom: "A drop of a delivery took back what was acked by way of another process, and linked again what that had unlinked.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestADrop(MovesNothingBack|LinksNothingAgain)",
+		says: seen(`(?s)Acked:0 Tail:3.*Explicit:true Acked:2 Tail:2`),
+	},
+	{
+		kind: taken, name: "move-over-another-process",
+		symptom: "A cursor of a subscription was moved by hand from where it was not any more, against what was expected, where another process had brought it to another stream.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestACursorIsMovedByHandFromWhereAnotherProcessHasBroughtIt$",
+		says: seen(`and answered with <nil>`),
+	},
+	{
 		kind: wrong, name: "unreadable-guard-is-guessed",
 		symptom: "Where processes share storage, an append that had happened was answered with a failure if storage could not be read for a moment.",
 		found:   written,
@@ -596,6 +617,13 @@ var bugs = []bug{
 		found:   "crash simulation, seed 71007 of subscriptions",
 		pkg:     "./engine", test: "^TestAWorkerThatIsSaidToBeFencedStaysFencedWhenTheClockGoesBack$",
 		says: seen(`a worker that was fenced is told <nil>`),
+	},
+	{
+		kind: wrong, name: "work-known-elsewhere",
+		symptom: "Who asked one of several processes for a wake that another had just begun was told that there is none; a wake stream made again by way of it named no stream.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestAWakeIs(ToldAgainByAnotherProcess|GivenByAProcess)",
+		says: seen(`(?s)"stream":"".*no pending work`),
 	},
 	{
 		kind: wrong, name: "wake-tells-what-cannot-be-acked",
