@@ -146,6 +146,7 @@ func (h *Handler) failCall(w http.ResponseWriter, r *http.Request, f function, e
 	out := functionError{Code: f.code, Message: failure.Detail.Message, Detail: &failure.Detail}
 	if refused, ok := errors.AsType[*runnel.OperationsError](err); ok {
 		failure.Status, out.Errors = http.StatusUnprocessableEntity, failures(refused.Failed)
+		failure.Detail.Item = refused.Item.Key
 	}
 	answer(w, r, failure.Status, encode(out))
 }
@@ -437,7 +438,7 @@ func (h *Handler) callListGroups(ctx context.Context, store runnel.Store, in *in
 func (h *Handler) groups(ctx context.Context, store runnel.Store, stream, prefix, after string, limit int) ([]string, bool, error) {
 	space := runnel.Space{Store: store, Name: stream}
 	if err := space.Validate(); err != nil {
-		return nil, false, err
+		return nil, false, inOurWords(err)
 	}
 	names := []string{}
 	for info, err := range h.log.ItemGroups(ctx, space, prefix, after) {

@@ -172,7 +172,26 @@ func segment(store runnel.Store, stream, group string) (runnel.Segment, error) {
 		return runnel.Segment{}, &runnel.NameError{Kind: "stream", Name: stream, Rule: "must not be empty"}
 	}
 	seg := runnel.Segment{Store: store, Space: stream, Name: group}
-	return seg, seg.Validate()
+	return seg, inOurWords(seg.Validate())
+}
+
+// inOurWords says what is wrong with the names of a stream or a group as those of a stream or a group.
+func inOurWords(err error) error {
+	wrong, ok := errors.AsType[*runnel.NameError](err)
+	if !ok {
+		return err
+	}
+	said := *wrong
+	switch said.Kind {
+	case "space":
+		said.Kind = "stream"
+	case "segment":
+		said.Kind = "group"
+	}
+	if said.Name == "" {
+		said.Rule = "must not be empty"
+	}
+	return &said
 }
 
 // body reads all of a request.
@@ -225,6 +244,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header()[f.Headers[i]] = []string{f.Headers[i+1]}
 	}
 	if refused, ok := errors.AsType[*runnel.OperationsError](err); ok {
+		f.Detail.Item = refused.Item.Key
 		answer(w, r, http.StatusUnprocessableEntity, encode(struct {
 			Error  wire.Detail `json:"error"`
 			Errors []ops.Error `json:"errors"`
@@ -246,7 +266,7 @@ func (h *Handler) failure(ctx context.Context, err error) *wire.Error {
 			Status: http.StatusPreconditionFailed,
 			Detail: wire.Detail{
 				Code: wire.CodePrecondition, Message: strings.TrimPrefix(moved.Error(), "runnel: "),
-				Field: "version", Have: strconv.FormatUint(uint64(moved.Have), 10), Want: wanted(moved),
+				Field: "version", Have: strconv.FormatUint(uint64(moved.Have), 10), Want: wanted(moved), Item: moved.Item.Key,
 			},
 		}
 	}

@@ -10,7 +10,8 @@ import (
 // hook runs a function of somebody else's, for so long; a panic is an error. One that succeeds after it was
 // given up is told to late, unless that is nil: its caller was told otherwise.
 func hook(ctx context.Context, timeout time.Duration, f func(context.Context) error, late func()) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	over := fmt.Errorf("there was no answer within %s: %w", timeout, context.DeadlineExceeded)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, over)
 	var mu sync.Mutex
 	givenUp := false
 	done := make(chan error, 1)
@@ -35,7 +36,7 @@ func hook(ctx context.Context, timeout time.Duration, f func(context.Context) er
 		return err
 	default:
 		givenUp = true
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

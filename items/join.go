@@ -42,7 +42,10 @@ func (c *conn) receive(frame []byte) {
 	if err == nil && in.Data != nil {
 		err = json.Unmarshal(in.Data, &data)
 	}
+	mistyped, isMistyped := errors.AsType[*json.UnmarshalTypeError](err)
 	switch {
+	case isMistyped && mistyped.Field != "":
+		c.refuse(&data, "invalid_frame", fmt.Sprintf("%s must not be a %s", mistyped.Field, mistyped.Value))
 	case !utf8.Valid(frame), err != nil:
 		c.refuse(&data, "invalid_frame", "a frame must be a JSON object with type and data")
 	case in.Type != "join" && in.Type != "leave":
@@ -87,7 +90,7 @@ func (c *conn) subscription(data *joinData) (*subscription, error) {
 		if s.Stream == "" {
 			return nil, &runnel.NameError{Kind: "stream", Rule: "must not be empty"}
 		}
-		return s, s.seg.In().Validate()
+		return s, inOurWords(s.seg.In().Validate())
 	}
 	if data.Item != nil && data.Prefix != "" {
 		return nil, &runnel.InvalidError{What: "prefix", Rule: "excludes id"}
@@ -345,7 +348,7 @@ func (c *conn) changesSince(ctx context.Context, s *subscription, since string) 
 	here := *s
 	if here.Item == nil {
 		// Whether the group may be read is asked for without reading all of it.
-		if _, err := c.h.log.Items(ctx, s.seg, runnel.ItemQuery{Limit: 1}); err != nil {
+		if _, err := c.h.log.Items(ctx, s.seg, runnel.ItemQuery{Limit: 1}); err != nil && !errors.Is(err, runnel.ErrNotFound) {
 			return nil, runnel.ItemView{}, err
 		}
 		here.Item = new(string)
@@ -354,8 +357,14 @@ func (c *conn) changesSince(ctx context.Context, s *subscription, since string) 
 	}
 	view, err := c.h.cfg.Own.Items(ctx, s.seg, runnel.ItemQuery{Limit: 1})
 	switch {
+	case errors.Is(err, runnel.ErrNotFound) && id == 0:
+		return nil, runnel.ItemView{}, nil // there was no group, and there is none
+	case errors.Is(err, runnel.ErrNotFound):
+		return nil, view, errors.New("the group was deleted since")
 	case err != nil:
 		return nil, view, err
+	case id == 0:
+		id = view.ID // all of the group has come to be since
 	case view.ID != id || at > view.Tail:
 		return nil, view, errors.New("the group was deleted since, or restored")
 	}
@@ -418,6 +427,9 @@ func (c *conn) present(s *subscription, snap *snapshot) {
 			s.feed.told(group.Name, stamp)
 		}
 		c.queue.snapshot(syncFrame(s, group.Name, v, snap.items, stamp, c.inject))
+	}
+	if s.seg.Name == "" {
+		c.queue.control(notice(&s.Subscription, c.h.stamp(s.seg), "complete", nil))
 	}
 }
 

@@ -91,7 +91,7 @@ func (h *Handler) resourceRoot(w http.ResponseWriter, r *http.Request, store run
 func (h *Handler) resourceStream(w http.ResponseWriter, r *http.Request, store runnel.Store, stream string) error {
 	space := runnel.Space{Store: store, Name: stream}
 	if err := space.Validate(); err != nil {
-		return err
+		return inOurWords(err)
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -353,6 +353,9 @@ func (h *Handler) writeItems(w http.ResponseWriter, r *http.Request, seg runnel.
 	}
 	key := r.Header.Get("Idempotency-Key")
 	written, err := h.write(r.Context(), seg, writes, key, sumOf(r, key, "", body))
+	if _, unread := errors.AsType[*ops.ParseError](err); unread {
+		err = whichUnread(&writes, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -366,6 +369,18 @@ func (h *Handler) writeItems(w http.ResponseWriter, r *http.Request, seg runnel.
 	b = strconv.AppendUint(append(b, `],"version":`...), uint64(written.Tail), 10)
 	answer(w, r, http.StatusOK, append(b, '}'))
 	return nil
+}
+
+// whichUnread says of which write it is that operations cannot be read.
+func whichUnread(writes *runnel.ItemWrites, err error) error {
+	for i := range writes.Writes {
+		if list := writes.Writes[i].Ops; list != nil {
+			if _, wrong := ops.Parse(list); wrong != nil {
+				return invalid("writes[%d]: %v", i, wrong)
+			}
+		}
+	}
+	return err
 }
 
 // invalidInput says what is wrong with an input in the form of resources.
@@ -414,7 +429,7 @@ func (h *Handler) parseWrites(r *http.Request, seg runnel.Segment, body []byte) 
 		}
 		w, err := one.write(*one.ID)
 		if err != nil {
-			return all, err
+			return all, invalid("writes[%d]: %s", i, trim(err))
 		}
 		switch {
 		case one.Value != nil:

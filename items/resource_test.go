@@ -74,6 +74,33 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// Of several writes it is said which one stands against them all.
+func TestARefusalNamesTheItem(t *testing.T) {
+	s := serve(t, items.Config{})
+	s.set("a", `{"n":"x"}`)
+	for writes, want := range map[string]string{
+		`{"id":"b","value":1},{"id":"a","value":1,"if_version":7}`:                            `"have":"1","want":"7","item":"a"`,
+		`{"id":"b","value":1},{"id":"a","ops":[{"type":"increment","path":"n","by":1}]}`:      `"item":"a"},"errors":[{"op_index":0`,
+		`{"id":"b","value":1},{"id":"a","value":1,"ttl":-1}`:                                  `writes[1]: ttl must be between`,
+		`{"id":"b","value":1},{"id":"a","value":1,"if_absent":true,"if_version":1}`:           `writes[1]: if_absent and if_version`,
+		`{"id":"b","value":1},{"id":"a","ops":[{"type":"set","path":"n"},{"type":"turn"}]}`:   `writes[1]: ops[1] has the type`,
+		`{"id":"b","value":1},{"id":"a","ops":[{"type":"increment","path":["n",""],"by":1}]}`: `"item":"a"},"errors":[{"op_index":0,"code":"increment.path.empty_segment"`,
+	} {
+		if a := s.do("POST", "/v1/items/chat/room", `{"writes":[`+writes+`]}`); a.status/100 != 4 || !strings.Contains(a.body, want) {
+			t.Errorf("%s: %d %s", writes, a.status, a.body)
+		}
+	}
+	for body, want := range map[string]string{
+		`{"stream_name":"chat","group_id":"","item_id":"a","data":1}`:    `group name \"\" must not be empty`,
+		`{"stream_name":"chat","group_id":"a/b","item_id":"a","data":1}`: `group name \"a/b\" must not contain a slash`,
+		`{"stream_name":"a/../b","group_id":"a","item_id":"a","data":1}`: `stream name \"a/../b\" must not contain the element`,
+	} {
+		if a := s.do("POST", "/v1/items/call/set", body); a.status != 400 || !strings.Contains(a.body, want) {
+			t.Errorf("%s: %d %s", body, a.status, a.body)
+		}
+	}
+}
+
 func TestAnItemIsDescribedByItsHeaders(t *testing.T) {
 	s := serve(t, items.Config{})
 	put := s.do("PUT", "/v1/items/chat/room/m1", `1`, "Item-TTL", "60")

@@ -77,7 +77,7 @@ func TestSubscriptionsByPrefixAndToAWholeStream(t *testing.T) {
 	c.want(`sync - [1]`)
 	w := s.dial("/")
 	w.join("w", `,"groupPrefix":""`)
-	w.want(`sync - [1,2]`)
+	w.want(`sync - [1,2]`, `complete - null`)
 	s.set("b2", `3`)
 	s.set("a2", `4`)
 	s.call("set", `{"stream_name":"chat","group_id":"attic","item_id":"x","data":5}`)
@@ -115,11 +115,39 @@ func TestEachChangeComesOnceASocket(t *testing.T) {
 		c.want(`sync - []`)
 	}
 	c.join("4", `,"groupPrefix":"r"`)
+	c.want(`complete - null`)
 	c.join("5", room+`,"id":"m1"`)
 	c.want(`sync m1 null`)
 	s.set("m1", `1`)
 	s.set("m2", `2`)
 	c.want(`create m1 1`, `create m2 2`)
+}
+
+// Who was told that there is no group, and comes back with the cursor of that, has missed nothing.
+func TestACursorOfNoGroupGoesOn(t *testing.T) {
+	s := serve(t, items.Config{})
+	c := s.dial("/")
+	c.join("g", room)
+	cursor := `,"since":"` + c.next().Cursor + `"`
+	d := s.dial("/")
+	d.join("g", room+cursor)
+	d.join("other", `,"groupId":"attic"`)
+	d.want(`sync - []`)
+	s.set("m1", `1`)
+	s.set("m1", `2`)
+	d.want(`create m1 1`, `update m1 2`)
+	e := s.dial("/")
+	e.join("g", room+cursor)
+	e.want(`create m1 1`, `update m1 2`)
+}
+
+func TestAFieldOfTheWrongTypeIsNamed(t *testing.T) {
+	s := serve(t, items.Config{})
+	c := s.dial("/")
+	c.send(`{"type":"join","data":{"subscriptionId":"s","streamName":"chat","groupId":5}}`)
+	if f := c.next(); !strings.Contains(f.raw, `groupId must not be a number`) || f.Subscription != "s" {
+		t.Errorf("%s", f.raw)
+	}
 }
 
 func TestTimestampsOfAGroupStrictlyIncrease(t *testing.T) {
@@ -296,7 +324,7 @@ func TestThatAGroupWasDeletedIsToldInItsPlace(t *testing.T) {
 	one.want(`sync m1 1`)
 	all := s.dial("/")
 	all.send(`{"type":"join","data":{"subscriptionId":"all","streamName":"chat","groupPrefix":""}}`)
-	all.want(`sync - [1]`)
+	all.want(`sync - [1]`, `complete - null`)
 	for n := range 3 {
 		s.set("m1", `2`)
 		s.do("DELETE", "/v1/items/chat/room", "")

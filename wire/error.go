@@ -62,6 +62,8 @@ type Detail struct {
 	// Have and Want are the two values of what differs.
 	Have string `json:"have,omitempty"`
 	Want string `json:"want,omitempty"`
+	// Item is the id of the item that stands against the request.
+	Item string `json:"item,omitempty"`
 	// Scope would have allowed what is forbidden.
 	Scope string `json:"scope,omitempty"`
 	// Epoch is the current epoch of the producer.
