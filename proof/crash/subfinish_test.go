@@ -2,16 +2,27 @@ package crash
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/runnelhq/runnel"
 )
 
-// readWakes reads the wake stream from its beginning, and tells how many wakes there are that the worker has not read.
-func (w *subWorld) readWakes() int {
+// readWakes reads the wake stream from its beginning, and tells how many wakes there are that the worker has not read, and
+// the generation of the last one.
+func (w *subWorld) readWakes() (unread int, last uint64) {
+	info, err := w.log.Stat(w.ctx, w.wakeStream())
+	w.check(subsKept, err == nil || errors.Is(err, runnel.ErrNotFound), "the wake stream: %v", err)
+	if info.ID != w.wakes.id {
+		w.check(subsKept, w.wakes.unclear, "the wake stream was %d, and is %d", w.wakes.id, info.ID)
+		w.wakes.id, w.wakes.events = info.ID, 0
+	}
+	if w.wakes.unclear = false; info.ID == 0 {
+		return 0, 0
+	}
 	v, err := w.log.Read(w.ctx, w.wakeStream(), 0, 0)
 	must(err)
-	last, n, again := uint64(0), 0, 0
+	n, again := 0, 0
 	for b, err := range v.Batches {
 		must(err)
 		for i := range b.Len() {
@@ -27,10 +38,10 @@ func (w *subWorld) readWakes() int {
 			last = e.Generation
 		}
 	}
-	w.check(subsTold, n >= w.events, "a worker has read %d wakes, and there are %d", w.events, n)
-	unread := n - w.events
-	w.events = n
-	return unread
+	w.check(subsTold, n >= w.wakes.events, "a worker has read %d wakes, and there are %d", w.wakes.events, n)
+	unread = n - w.wakes.events
+	w.wakes.events = n
+	return unread, last
 }
 
 // finish lets workers and receivers do all that they are told of, and checks that then nothing is left. A worker that
@@ -53,10 +64,16 @@ func (w *subWorld) finish() {
 	if !w.idle() {
 		w.cover.hit("subscriptions: work was left at the end")
 	}
-	if w.rand(1<<42).IntN(2) == 0 {
+	_, _ = w.readWakes()
+	if w.wakes.id != 0 && w.rand(1<<42).IntN(2) == 0 {
 		w.workOff(true)
 	} else {
-		w.remakeWakeStream()
+		sub, err := w.log.Subscription(w.ctx, guestStore, "pull")
+		must(err)
+		if sub.WakeID != "" && sub.Holder == "" {
+			w.cover.hit("subscriptions: a wake stream was made again while nobody had the wake")
+		}
+		w.remakeWakes()
 	}
 	const most = 120
 	for range most {
@@ -65,7 +82,7 @@ func (w *subWorld) finish() {
 		}
 		w.pass(time.Second)
 		w.receive()
-		if w.readWakes() > 0 {
+		if unread, _ := w.readWakes(); unread > 0 {
 			w.workOff(false)
 		}
 	}
@@ -77,20 +94,6 @@ func (w *subWorld) finish() {
 	}
 	w.check(subsWoken, w.idle(), "nobody is told of work that there is: %+v", w.left())
 	w.verify()
-}
-
-// remakeWakeStream deletes the wake stream, and with it what nobody has read, and makes it again.
-func (w *subWorld) remakeWakeStream() {
-	sub, err := w.log.Subscription(w.ctx, guestStore, "pull")
-	must(err)
-	if sub.WakeID != "" && sub.Holder == "" {
-		w.cover.hit("subscriptions: a wake stream was made again while nobody had the wake")
-	}
-	must(w.log.Delete(w.ctx, w.wakeStream()))
-	_, err = w.log.Create(w.ctx, w.wakeStream(), runnel.CreateOptions{ContentType: "application/json"})
-	must(err)
-	w.events = 0
-	w.settle()
 }
 
 // workOff claims for as long as it is given something.

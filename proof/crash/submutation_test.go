@@ -47,6 +47,9 @@ var subMutations = []mutation{
 	{name: "an attempt is made before its time", under: underSubs, make: func() variant {
 		return variant{subs: func(l subLog) subLog { return impatient{l} }}
 	}},
+	{name: "a wake stream that was made again is not told of the wake that nobody has", under: underSubs, make: func() variant {
+		return variant{subs: func(l subLog) subLog { return reticent{l} }}
+	}},
 	{name: "keys are not stored", under: underSubs, make: brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'K' && !o.Delete }))},
 	{name: "a deleted subscription is there again after a restart", under: underSubs, make: brokenCommits(without(func(o *storage.Op) bool { return o.Key[0] == 'S' && o.Delete }))},
 }
@@ -183,6 +186,16 @@ func (l *byPath) move(instance uint64, link *runnel.SubscriptionLink) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	link.Acked = max(link.Acked, min(link.Tail, l.acked[byPathKey{instance, link.Path}]))
+}
+
+// reticent shows nothing of what a wake stream that was made again is told first.
+type reticent struct{ subLog }
+
+func (l reticent) Read(ctx context.Context, seg runnel.Segment, id uint64, from runnel.Sequence) (runnel.View, error) {
+	if info, err := l.Stat(ctx, seg); err == nil && info.ID > 1 {
+		from = max(from, min(info.Tail, 1))
+	}
+	return l.subLog.Read(ctx, seg, id, from)
 }
 
 // impatient asks for an attempt at once whenever there is none.

@@ -29,7 +29,8 @@ func TestSubscriptions(t *testing.T) {
 			"subscriptions: a schedule of attempts was there after a restart", "subscriptions: a stream that the pattern links was named",
 			"subscriptions: an attempt came too early", "subscriptions: a subscription was deleted", "subscriptions: a subscription was made again",
 			"subscriptions: keys were stored", "subscriptions: work was left at the end",
-			"subscriptions: a wake stream was made again while nobody had the wake",
+			"subscriptions: a wake stream was made again while nobody had the wake", "subscriptions: the wake stream was made again",
+			"subscriptions: the wake stream was being made again, and the process died", "subscriptions: the wake stream was gone after a restart",
 		},
 		sometimes: []string{
 			"subscriptions: a webhook was parked", "subscriptions: a webhook called back",
@@ -106,11 +107,20 @@ type subWorld struct {
 	streams map[string]*subStream
 	subs    map[string]*subKnown
 	keys    subKeys
-	events  int // of the wake stream that a worker has read
+	wakes   subWakes
 	made    int // how often a subscription was made again, perhaps
 
 	mu      sync.Mutex
 	pending map[string]runnel.WebhookPending
+}
+
+// subWakes is what is known of the wake stream.
+type subWakes struct {
+	id     uint64 // 0 while it is not there
+	events int    // of it that a worker has read
+	busy   bool   // it is being made again
+	// unclear says that it may have been deleted, or made, since the last restart.
+	unclear bool
 }
 
 // subStream is what is known of a stream.
@@ -228,8 +238,9 @@ func (w *subWorld) open() {
 	if w.gen > 1 {
 		return
 	}
-	_, err := w.log.Create(ctx, w.wakeStream(), runnel.CreateOptions{ContentType: "application/json"})
+	created, err := w.log.Create(ctx, w.wakeStream(), runnel.CreateOptions{ContentType: "application/json"})
 	must(err)
+	w.wakes.id = created.ID
 	for _, id := range subIDs {
 		sub, _, err := w.log.CreateSubscription(ctx, guestStore, id, subConfigs[id])
 		must(err)
@@ -258,6 +269,7 @@ func (k *subKnown) waits(path string) bool {
 
 func (w *subWorld) park() {
 	w.errands.lose()
+	w.wakes.busy = false
 	for _, k := range w.subs {
 		k.busy = 0
 		k.attempts = nil // whoever made them is no more
@@ -272,7 +284,7 @@ func (w *subWorld) act(r *rand.Rand) {
 		return
 	}
 	pull, hook := w.subs["pull"], w.subs["hook"]
-	switch n := r.IntN(80); {
+	switch n := r.IntN(82); {
 	case n < 16:
 		w.append(r)
 	case n < 20:
@@ -295,6 +307,8 @@ func (w *subWorld) act(r *rand.Rand) {
 		w.replay(hook)
 	case n < 77:
 		w.storeKeys(r)
+	case n < 79:
+		w.remakeWakes()
 	default:
 		w.comeOrGo(r, w.subs[subIDs[r.IntN(2)]])
 	}
@@ -362,6 +376,26 @@ func (w *subWorld) deleteStream(r *rand.Rand) {
 			}
 		}
 	}, nil)
+}
+
+// remakeWakes deletes the wake stream, and makes it again. Power may fail in between.
+func (w *subWorld) remakeWakes() {
+	if w.wakes.busy {
+		return
+	}
+	w.wakes.busy, w.wakes.unclear = true, true
+	w.errands.run("make the wake stream again", func(ctx context.Context) func() {
+		err := w.log.Delete(ctx, w.wakeStream())
+		if err == nil || errors.Is(err, runnel.ErrNotFound) {
+			_, err = w.log.Create(ctx, w.wakeStream(), runnel.CreateOptions{ContentType: "application/json"})
+		}
+		return func() {
+			w.wakes.busy = false
+			if w.fateOf("make the wake stream again", err) == done {
+				w.cover.hit("subscriptions: the wake stream was made again")
+			}
+		}
+	}, func() { w.cover.hit("subscriptions: the wake stream was being made again, and the process died") })
 }
 
 // nameStream names a stream that the pattern of a subscription links, or takes that back. It stays where it is.
@@ -800,7 +834,21 @@ func (w *subWorld) verify() {
 		w.verifySub(w.subs[id])
 	}
 	w.verifyKeys()
-	w.readWakes()
+	w.verifyWakes()
+}
+
+// verifyWakes checks that the wake stream is told of the wake that nobody has.
+func (w *subWorld) verifyWakes() {
+	synctest.Wait()
+	_, told := w.readWakes()
+	if w.wakes.id == 0 {
+		w.cover.hit("subscriptions: the wake stream was gone after a restart")
+		return
+	}
+	sub, err := w.log.Subscription(w.ctx, guestStore, "pull")
+	if err == nil && sub.WakeID != "" && sub.Holder == "" {
+		w.check(subsTold, told == sub.Generation, "nobody has the wake %d, and the wake stream was told of %d", sub.Generation, told)
+	}
 }
 
 func (w *subWorld) verifyStream(s *subStream) {
