@@ -68,7 +68,7 @@ func (e *Engine) tryItem(ctx context.Context, addr runnel.Segment, key runnel.It
 		}
 		return runnel.Item{}, errRetry
 	}
-	return *itemOf(key, &row), nil
+	return itemOf(key, &row), nil
 }
 
 // readItem reads the row of an item: from memory, where the latest one is if it was written not long ago, or
@@ -300,7 +300,7 @@ func (tb *itemTable) view(in runnel.Info, lead, micros int64) (v runnel.ItemView
 		if row.Expires > 0 && row.Expires <= micros {
 			over = append(over, key)
 		}
-		v.Items = append(v.Items, *itemOf(key, &row.Item))
+		v.Items = append(v.Items, itemOf(key, &row.Item))
 	}
 	if tb.more {
 		v.Next = itemOfKey(tb.end).Key

@@ -132,8 +132,8 @@ func replaced(old *record.Item, version runnel.Sequence, micros int64) bool {
 }
 
 // itemOf shows a row.
-func itemOf(key runnel.ItemKey, x *record.Item) *runnel.Item {
-	it := &runnel.Item{
+func itemOf(key runnel.ItemKey, x *record.Item) runnel.Item {
+	it := runnel.Item{
 		ItemKey: key, Value: message.Unwrap(x.Row), Version: x.Version,
 		Created: time.UnixMicro(x.Created).UTC(), Updated: time.UnixMicro(x.Updated).UTC(),
 	}
@@ -381,7 +381,7 @@ func (a *appending) applyWrite(t *tx, w *runnel.ItemWrite, i int) error {
 	var old *runnel.Item
 	have := runnel.Sequence(0)
 	if row != nil {
-		old, have = itemOf(w.ItemKey, row), row.Version
+		old, have = new(itemOf(w.ItemKey, row)), row.Version
 	}
 	if w.IfVersion != nil && *w.IfVersion != have || w.IfExists && row == nil {
 		return &runnel.ItemMovedError{Segment: a.seg.addr(), Item: w.ItemKey, Want: w.IfVersion, Have: have}
@@ -477,7 +477,7 @@ func (t *tx) foldItems(seg *segment, entries []itemEntry, first runnel.Sequence)
 		t.setRow(key, value)
 		if x.result != nil {
 			next.Row = value[len(value)-len(next.Row):] // which is nobody else's
-			x.result.New = itemOf(x.item(), &next)
+			x.result.New = new(itemOf(x.item(), &next))
 		}
 	}
 	st.lead, st.held = lead, held
@@ -496,7 +496,7 @@ func (a *appending) repeated(t *tx) error {
 			return err
 		}
 		if x != nil && !x.Deleted && x.Version >= a.result.First && x.Version <= a.result.Tail {
-			a.results[i].New = itemOf(key, x)
+			a.results[i].New = new(itemOf(key, x))
 			t.dependOn(a.seg)
 		}
 	}

@@ -38,10 +38,10 @@ func Unwrap(row []byte) []byte {
 // wrapped returns what is in a row whose only field is value.
 func wrapped(row []byte) (value []byte, ok bool) {
 	o := open(row)
-	name, value, ok := o.next()
-	if !ok || !names(name, wrapper) {
-		return nil, false
+	if !names(o.name(), wrapper) {
+		return nil, false // without a look at what may be a long value
 	}
+	_, value, _ = o.next()
 	_, _, more := o.next()
 	return value, !more
 }
@@ -119,16 +119,22 @@ func open(b []byte) object {
 	return object{b, space(b, i+1)}
 }
 
+// name returns the name of the next field, as it is written; nil at the end.
+func (o *object) name() []byte {
+	if o.i >= len(o.b) || o.b[o.i] == '}' {
+		return nil
+	}
+	return o.b[o.i:text(o.b, o.i)]
+}
+
 // next returns the name of the next field, as it is written, and its value; ok is false at the end.
 func (o *object) next() (name, value []byte, ok bool) {
-	b, i := o.b, o.i
-	if i >= len(b) || b[i] == '}' {
+	if name = o.name(); name == nil {
 		return nil, nil, false
 	}
-	end := text(b, i)
-	name = b[i:end]
-	i = space(b, space(b, end)+1) // behind the colon
-	end = skip(b, i)
+	b := o.b
+	i := space(b, space(b, o.i+len(name))+1) // behind the colon
+	end := skip(b, i)
 	value = b[i:end:end]
 	if i = space(b, end); i < len(b) && b[i] == ',' {
 		i = space(b, i+1)
