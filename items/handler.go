@@ -141,8 +141,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	return h.resource(w, r, store, names)
 }
 
-func upgrades(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+func upgrades(r *http.Request) bool { return strings.EqualFold(kept(r, "Upgrade"), "websocket") }
+
+// kept returns a header of a request whose name is given in the form in which it is kept. What every read looks for, and
+// few have, is not put into that form each time.
+func kept(r *http.Request, name string) string {
+	if values := r.Header[name]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
 }
 
 // splitPath returns the decoded names of a path.
@@ -332,7 +339,7 @@ func encode(v any) []byte {
 
 // preflight lets the pages of allowed origins use the answers, and tells whether the request only asks so.
 func (h *Handler) preflight(w http.ResponseWriter, r *http.Request) bool {
-	origin := r.Header.Get("Origin")
+	origin := kept(r, "Origin")
 	if origin == "" || upgrades(r) {
 		return false
 	}

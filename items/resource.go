@@ -185,7 +185,7 @@ func (h *Handler) getItem(w http.ResponseWriter, r *http.Request, seg runnel.Seg
 		return err
 	}
 	describe(w, &it)
-	if list := r.Header.Get("If-None-Match"); list != "" && matches(list, it.Version) {
+	if list := kept(r, "If-None-Match"); list != "" && matches(list, it.Version) {
 		w.Header()["Cache-Control"] = noStore
 		w.WriteHeader(http.StatusNotModified)
 		return nil
