@@ -81,6 +81,9 @@ func itemReads(ctx context.Context, m *machine) ([]result, error) {
 	if err := setItems(p.addr, keys); err != nil {
 		return nil, err
 	}
+	if err := unwritten(ctx); err != nil {
+		return nil, err
+	}
 	next := func(c, i int) []byte { return get[(i*conns+c)%keys] }
 	r, err := turns(ctx, 2*m.opts.duration,
 		load{of: bare, addr: bare.addr, conns: conns, next: next, awake: true},
@@ -92,6 +95,17 @@ func itemReads(ctx context.Context, m *machine) ([]result, error) {
 		Name: "items/get/16", Value: r[1].perSecond, Unit: "/s", Limit: r[0].perSecond, LimitName: "empty handler", Target: 0.7,
 		GeneratorCPU: r[1].cpu, LimitCPU: r[0].cpu, Note: latencies(r[1]) + "; " + serverTimes(r[1], r[0]),
 	}}, nil
+}
+
+// unwritten waits until a server has given back what it takes while there are writes: the second slot of Go's
+// scheduler, which it looks after every second.
+func unwritten(ctx context.Context) error {
+	select {
+	case <-time.After(2500 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // setItems sets so many items of one group, 500 at a time.
@@ -252,6 +266,9 @@ func itemJoin(ctx context.Context, m *machine) ([]result, error) {
 		return nil, err
 	}
 	if err := setItems(p.addr, items); err != nil {
+		return nil, err
+	}
+	if err := unwritten(ctx); err != nil {
 		return nil, err
 	}
 	join := func() (time.Duration, int, error) {
