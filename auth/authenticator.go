@@ -79,7 +79,7 @@ func (a *Authenticator) Verify(ctx context.Context, token string) (*Principal, e
 // Admit finds the token of a request and whose it is. It returns the request with the principal in its
 // context, and without the token, so that it does not get into logs. The token is in the header
 // Authorization, as RFC 6750 has it; where a browser cannot set that, in the query parameter of a GET, or
-// among the subprotocols of a WebSocket (wire.QueryToken, wire.SubprotocolToken). The error matches
+// among the subprotocols of a WebSocket (wire.QueryToken, wire.HeaderSubprotocol). The error matches
 // runnel.ErrUnauthorized, runnel.ErrInvalid if there are several tokens, or runnel.ErrUnavailable if too many
 // that are not valid have come from the address of the request.
 func (a *Authenticator) Admit(r *http.Request) (*http.Request, error) {
@@ -131,6 +131,9 @@ func takeToken(r *http.Request) (token string, clean *http.Request, err error) {
 		return "", nil, err
 	}
 	protocol, others, inProtocol := cutProtocol(r.Header[wire.HeaderSubprotocol])
+	if !inHeader && !inQuery && !inProtocol {
+		protocol, others, inProtocol = cutAnnounced(r.Header[wire.HeaderSubprotocol])
+	}
 	switch {
 	case inHeader && (inQuery || inProtocol) || inQuery && inProtocol:
 		return "", nil, wire.Invalid(wire.CodeInvalidRequest, "there is more than one token")
@@ -215,6 +218,19 @@ func cutProtocol(values []string) (token string, others []string, ok bool) {
 		others = []string{strings.Join(others, ", ")}
 	}
 	return token, others, ok
+}
+
+// cutAnnounced takes the subprotocol that comes after one named Authorization out of a list of them.
+func cutAnnounced(values []string) (token string, others []string, ok bool) {
+	names := strings.Split(strings.Join(values, ","), ",")
+	for i := range names {
+		names[i] = strings.TrimSpace(names[i])
+	}
+	if at := slices.Index(names, wire.HeaderAuthorization) + 1; at > 0 && at < len(names) && names[at] != "" {
+		token = names[at]
+		return token, []string{strings.Join(slices.Delete(names, at, at+1), ", ")}, true
+	}
+	return "", nil, false
 }
 
 // Store returns the store that a request is about: the one that it names in the header or the query, and

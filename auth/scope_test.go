@@ -193,6 +193,7 @@ func FuzzTheTokenOfARequest(f *testing.F) {
 	f.Add("", "tok%65n=a%20b&x", "")
 	f.Add("", "", "a,runnel.bearer.x,,runnel.bearer.y")
 	f.Add("Bearer tok", "", "xrunnel.bearer.y")
+	f.Add("", "", "Authorization, tok")
 	f.Fuzz(func(t *testing.T, authorization, query, protocol string) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", nil)
 		if err != nil {

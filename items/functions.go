@@ -170,12 +170,15 @@ func parseInput(body []byte) (*input, error) {
 	in := &input{raw: body}
 	if err := json.Unmarshal(body, in); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
-			return nil, &inputError{fmt.Sprintf("%s must not be a %s", wrong.Field, wrong.Value)}
+			return nil, &inputError{fmt.Sprintf("%s must not be a %s", strings.TrimPrefix(wrong.Field, "conditions."), wrong.Value)}
 		}
 		return nil, &inputError{"the body must be an object"}
 	}
 	if i := strings.IndexByte(" \t\r\n", body[0]); i < 0 && body[0] != '{' {
 		return nil, &inputError{"the body must be an object"}
+	}
+	if in.Limit < 0 {
+		return nil, &inputError{fmt.Sprintf("limit must not be less than 0, got %d", in.Limit)}
 	}
 	return in, nil
 }
@@ -400,7 +403,7 @@ func (h *Handler) callList(ctx context.Context, store runnel.Store, in *input) (
 	if err != nil {
 		return nil, err
 	}
-	view, err := h.readGroup(ctx, seg, runnel.ItemQuery{Prefix: in.Prefix, After: in.After, Limit: max(0, in.Limit)})
+	view, err := h.readGroup(ctx, seg, runnel.ItemQuery{Prefix: in.Prefix, After: in.After, Limit: in.Limit})
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,8 @@ const (
 	// for reading only, and not for long.
 	QueryToken = "token"
 	// HeaderSubprotocol is where the client of a WebSocket may put a token without it showing in the URL:
-	// as a subprotocol that begins with SubprotocolToken. It is taken out before the handler looks.
+	// as a subprotocol that begins with SubprotocolToken, or as the one after HeaderAuthorization, which is how
+	// published clients of iii's streams are told to send it. It is taken out before the handler looks.
 	HeaderSubprotocol = "Sec-Websocket-Protocol"
 	SubprotocolToken  = "runnel.bearer."
 )
