@@ -13,7 +13,7 @@ import (
 // The buffers that a connection keeps while it is idle. What clients send passes a full one by, and of what is
 // sent to them only control frames go through one, of which each fits.
 const (
-	readBuffer  = 512
+	readBuffer  = 256
 	writeBuffer = 160
 )
 
