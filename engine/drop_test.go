@@ -74,6 +74,7 @@ func dropElsewhere(t *testing.T, pattern string) *overtaken {
 // overtaken is a process that another one on the same storage overtakes.
 type overtaken struct {
 	*subscribed
+	shared *memory.Driver
 	driver *faulty.Driver
 	other  *subscribed
 	was    bool
@@ -89,7 +90,7 @@ func overtake(t *testing.T) *overtaken {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.Close() })
-	return &overtaken{subscribed: s, driver: driver, other: &subscribed{t, e}}
+	return &overtaken{subscribed: s, shared: shared, driver: driver, other: &subscribed{t, e}}
 }
 
 // with does something by way of the other process when this one is about to commit to a subscription.

@@ -180,13 +180,10 @@ func (s *subscriber) moveHeld(ctx context.Context, names []runnel.CursorName, mo
 			if err != nil {
 				return err
 			}
-			if overtaken = !at[i].stays(have); overtaken {
+			if overtaken = !at[i].untouched(have); overtaken {
 				return nil
 			}
 			rows[i] = at[i].cursor
-			if have != nil && have.Segment == rows[i].Segment {
-				rows[i] = *have
-			}
 			if err := advance(names[i], rows[i].Place, &moves[i], uint64(at[i].tail)); err != nil {
 				return err
 			}
@@ -220,10 +217,15 @@ func (c *change) free(space runnel.Space) error {
 }
 
 // remind sees to it that a stream is looked at after its cursor has been moved, also when the engine ends between
-// the two, and returns how far the subscription has come on it.
+// the two, and returns how far the subscription had come on it before. Where processes share storage, another one can
+// take away a mark that is believed to stand only when it has appended to the stream itself since, and all of that has
+// been worked on, which moves the cursor: who moves it by hand looks whether it is where it was.
 func (s *subscriber) remind(ctx context.Context, name runnel.CursorName) (at standing, err error) {
 	addr := name.Space.Segment(name.Segment)
 	err = again(func() error {
+		if at, err = s.stand(ctx, addr); err != nil {
+			return err
+		}
 		seg, err := s.of.e.acquire(ctx, addr)
 		if err != nil {
 			return err
@@ -236,15 +238,16 @@ func (s *subscriber) remind(ctx context.Context, name runnel.CursorName) (at sta
 			if err := t.live(seg, addr); err != nil {
 				return err
 			}
+			if seg.staged.inc.id != at.id {
+				t.dependOn(seg)
+				return errRetry // another one has its name since
+			}
 			t.mark(seg)
 			t.dependOn(seg)
 			return nil
 		})
 	})
-	if err != nil {
-		return at, err
-	}
-	if at, err = s.stand(ctx, addr); err == nil && !at.linked {
+	if err == nil && !at.linked {
 		err = &runnel.CursorNotFoundError{Cursor: name}
 	}
 	return at, err

@@ -12,6 +12,7 @@ import (
 	"github.com/runnelhq/runnel"
 	"github.com/runnelhq/runnel/engine"
 	"github.com/runnelhq/runnel/storage"
+	"github.com/runnelhq/runnel/storage/faulty"
 	"github.com/runnelhq/runnel/storage/memory"
 )
 
@@ -320,6 +321,65 @@ func TestACursorIsMovedByHandFromWhereAnotherProcessHasBroughtIt(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	})
+}
+
+// Another process works everything off, and takes the mark of the stream away, when the one that moves the cursor back has
+// looked at the stream so many times; then that one dies.
+func TestACursorThatIsMovedBackWakesAlsoWhenAnotherProcessHasJustWorkedOff(t *testing.T) {
+	for looks := range 2 {
+		synctest.Test(t, func(t *testing.T) { movedBackByOneThatDies(t, looks) })
+	}
+}
+
+func movedBackByOneThatDies(t *testing.T, looks int) {
+	t.Helper()
+	s := overtake(t)
+	s.put("events/a")
+	s.put("events/a")
+	s.ack(s.claim("one"), "events/a", 1, true)
+	synctest.Wait()
+	s.driver.SetRules(faulty.Rule{
+		When: func(c faulty.Call) bool {
+			if c.Op != faulty.Guard || c.Partition.Name != "events" {
+				return false
+			}
+			looks--
+			return looks == -1
+		},
+		Then: func(ctx context.Context, _ faulty.Call, through func(context.Context) error) error {
+			err := through(ctx)
+			s.other.put("events/a")
+			synctest.Wait()
+			s.other.ack(s.other.claim("two"), "events/a", 3, true)
+			synctest.Wait()
+			return err
+		},
+	}, faulty.Rule{
+		When: func(c faulty.Call) bool { return c.Op == faulty.Commit && c.Partition.Name == runnel.ReservedElement },
+		Then: func(ctx context.Context, _ faulty.Call, through func(context.Context) error) error {
+			err := through(ctx)
+			if err == nil {
+				s.driver.SetRules(faulty.Rule{Then: faulty.Before(storage.ErrFailed)})
+			}
+			return err
+		},
+	})
+	if err := s.moveTo("events/a", 0, rewind); err != nil || looks >= 0 {
+		t.Fatal(looks, err)
+	}
+	if err := s.other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.Open(s.shared, engine.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	after := &subscribed{t, e}
+	w := after.claim("three")
+	if l := after.pending(&w, "events/a"); l.Acked != 0 || l.Tail != 3 {
+		t.Errorf("%+v", l)
+	}
 }
 
 func TestWhoLooksForDeliveriesIsToldOfAllThatWait(t *testing.T) {

@@ -280,6 +280,14 @@ func (st *standing) stays(have *record.Cursor) bool {
 	return have.Segment == st.stored.Segment && have.Since == st.stored.Since
 }
 
+// untouched tells whether a cursor, nil if there is none, is the one that was stored.
+func (st *standing) untouched(have *record.Cursor) bool {
+	if have == nil || st.stored == nil {
+		return have == st.stored
+	}
+	return *have == *st.stored
+}
+
 // outlook is what a subscription has to do.
 type outlook struct {
 	pending []runnel.SubscriptionLink // of marked streams that have work, at most MaxWakeStreams

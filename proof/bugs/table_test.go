@@ -605,6 +605,13 @@ var bugs = []bug{
 		says: seen(`handled: `),
 	},
 	{
+		kind: stands, name: "rewind-nobody-is-told-of",
+		symptom: "A cursor of a subscription was moved back, and nobody was told of the work, where another process had worked everything off in that moment, and the one that moved it died.",
+		found:   "a review of acks",
+		pkg:     "./engine", test: "^TestACursorThatIsMovedBackWakesAlsoWhenAnotherProcessHasJustWorkedOff$",
+		says: seen(`no pending work`),
+	},
+	{
 		kind: grows, name: "deletions-held-in-memory",
 		symptom: "A follower of a stream held all deletions of groups since its place in memory.",
 		found:   "a review of items",
