@@ -53,7 +53,7 @@ func TestWithoutSpaceToKeepFreeAServerServesReadsAndSaysSo(t *testing.T) {
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 507 || !strings.Contains(string(body), `"code":"storage_full"`) {
 		t.Errorf("append: %d %s, %v", resp.StatusCode, body, err)
 	}
-	if n := strings.Count(s.stderr.String(), "nearly full"); n != 1 {
+	if n := strings.Count(s.stderr.String(), "nearly full; writes are refused"); n != 1 {
 		t.Errorf("it was said %d times\n%s", n, s.stderr)
 	}
 }
