@@ -362,8 +362,6 @@ func (w *itemWorld) verifyWrites(folds map[runnel.Segment]*itemFold) {
 
 // finish lets all come to rest: then nothing is there that is due, and the trigger has had everything.
 func (w *itemWorld) finish() {
-	w.drain()
-	w.setGate(false)
 	for range 4 {
 		w.catchUp()
 		w.pass(40 * time.Second)

@@ -112,6 +112,7 @@ type sim struct {
 	// itemHistory is for how long the past of items is kept; 0 is the default, which is longer than a run.
 	itemHistory time.Duration
 	gated       bool
+	calm        bool // see calmDown
 	broken      bool // the disk has failed
 	forking     bool // a fork is between its two commits, and nothing else is under way
 	armed       bool // the disk fails, or takes an image, some time soon
@@ -319,8 +320,18 @@ func (s *sim) run() {
 	s.crash(r, s.disk.snap(), "at the end")
 	s.restart(r)
 	if s.guest != nil {
+		s.calmDown()
 		s.guest.finish()
 	}
+}
+
+// calmDown lets power stay, and holds nothing any more.
+func (s *sim) calmDown() {
+	s.calm = true
+	s.disk.arm(1 << 40)
+	s.settle() // power may have failed by now
+	s.drain()
+	s.setGate(false)
 }
 
 // step does one thing.
@@ -426,7 +437,7 @@ func (s *sim) begin(c *call) *flight {
 			f.rests = max(f.rests, h.since(name))
 		}
 	}
-	if c.largest >= runBytes && s.ops%2 == 0 {
+	if c.largest >= runBytes && s.ops%2 == 0 && !s.calm {
 		s.disk.arm(1 + s.ops%5) // power fails in the middle of it
 	}
 	s.flights = append(s.flights, f)
@@ -834,7 +845,7 @@ func (s *sim) restart(r *rand.Rand) {
 	s.handler = nil
 	s.open(r, s.disk.mem)
 	s.verify()
-	s.setGate(r.IntN(4) > 0)
+	s.setGate(r.IntN(4) > 0 && !s.calm)
 }
 
 // crash ends a generation with a loss of power, and starts the next one on what is left.
@@ -876,5 +887,5 @@ func (s *sim) crash(r *rand.Rand, i *image, when string) {
 	}
 	s.open(r, mem)
 	s.verify()
-	s.setGate(r.IntN(4) > 0)
+	s.setGate(r.IntN(4) > 0 && !s.calm)
 }

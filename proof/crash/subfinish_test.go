@@ -47,8 +47,6 @@ func (w *subWorld) readWakes() (unread int, last uint64) {
 // finish lets workers and receivers do all that they are told of, and checks that then nothing is left. A worker that
 // starts asks once by itself; from then on it only acts upon a wake. So does one that finds the wake stream made again.
 func (w *subWorld) finish() {
-	w.drain()
-	w.setGate(false)
 	w.catchUp()
 	for _, id := range subIDs {
 		if k := w.subs[id]; !k.there {
