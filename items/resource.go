@@ -200,14 +200,19 @@ func describe(w http.ResponseWriter, it *runnel.Item) {
 	b := append(strconv.AppendUint(append(make([]byte, 0, 128), '"'), uint64(it.Version), 10), '"')
 	version := len(b)
 	b = it.Created.UTC().AppendFormat(b, time.RFC3339Nano)
-	created := len(b)
-	b = it.Updated.UTC().AppendFormat(b, time.RFC3339Nano)
-	updated := len(b)
+	created, updated := len(b), len(b)
+	if !it.Updated.Equal(it.Created) { // otherwise one text says both
+		b = it.Updated.UTC().AppendFormat(b, time.RFC3339Nano)
+		updated = len(b)
+	}
 	if !it.Expires.IsZero() {
 		b = it.Expires.UTC().AppendFormat(b, time.RFC3339Nano)
 	}
 	text := string(b)
 	values := []string{text[:version], text[version:created], text[created:updated], text[updated:]}
+	if values[2] == "" {
+		values[2] = values[1]
+	}
 	header := w.Header()
 	header["Etag"], header["Item-Created"], header["Item-Updated"] = values[0:1:1], values[1:2:2], values[2:3:3]
 	if values[3] != "" {
