@@ -473,6 +473,26 @@ func TestPathsOfOneHostShareItsLimit(t *testing.T) {
 	})
 }
 
+// The turn of a host is with a target whose only wake is put off then.
+func TestATargetWithNothingToSendPassesTheTurnOfItsHostOn(t *testing.T) {
+	l, now := newLines(Config{MaxPerHost: 1}.withDefaults()), time.Unix(0, 0)
+	wake := func(path string, due time.Time) {
+		l.offer(Pending{Key: Key{Subscription: path}, URL: "https://a.example/" + path, Due: due}, now)
+	}
+	for _, path := range []string{"one", "two", "three"} {
+		wake(path, now)
+	}
+	one := l.take(now)
+	if more := l.take(now); more != nil {
+		t.Fatalf("%s is sent beside %s", more.url, one.url)
+	}
+	l.end(one, &Pending{Key: one.key, URL: one.url, Due: now.Add(time.Minute)}, now)
+	wake("two", now.Add(time.Minute))
+	if next := l.take(now); next == nil || next.key.Subscription != "three" {
+		t.Errorf("the host has room, and what is sent is %+v", next)
+	}
+}
+
 func TestProcessesThatShareAnOutboxSendAWakeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, r := newOutbox(), newReceivers()

@@ -124,8 +124,12 @@ func (l *lines) unline(it *item) {
 		it.target.line.Remove(it.place)
 		it.place = nil
 	}
-	if it.target.line.Len() == 0 {
-		l.unready(it.target)
+	if t := it.target; t.line.Len() == 0 && t.place != nil {
+		turn := !t.blocked
+		l.unready(t)
+		if turn {
+			l.unblock(t.host) // another one at the host takes it
+		}
 	}
 }
 

@@ -761,6 +761,13 @@ var bugs = []bug{
 		says: seen(`panic: it is tried over and over`),
 	},
 	{
+		kind: stands, name: "turn-of-a-host-is-lost",
+		symptom: "Webhooks to a host with much to send waited for another one to it, if the one whose turn it was had been put off.",
+		found:   "fuzzing (`FuzzLines`)",
+		pkg:     "./webhook", test: "^TestATargetWithNothingToSendPassesTheTurnOfItsHostOn$",
+		says: seen(`the host has room, and what is sent is <nil>`),
+	},
+	{
 		kind: stands, name: "lease-waiters-miss-a-change",
 		symptom: "One who waited for a lease, or watched leases, was not told of a change when whoever had asked for the change had gone.",
 		found:   "a review of transactions, leases and queries",
