@@ -284,6 +284,7 @@ func TestWhoeverWaitsForALeaseAndGoesAwayHasNotGotIt(t *testing.T) {
 		if w.remote {
 			must(t, leaving.Close()) // as when its process ends
 			must(t, leaving.Close())
+			<-w.ended // until the server knows, the lease may still be given
 		}
 		leave()
 		if err := <-waited; err == nil {

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
@@ -30,6 +31,7 @@ type world struct {
 	logs           []runnel.Log
 	urls           []string
 	next           atomic.Int64
+	ended          chan struct{} // has one when a server has seen the end of a session
 }
 
 // everywhere runs a scenario on each transport and each driver.
@@ -54,7 +56,7 @@ func everywhereWith(t *testing.T, cfg engine.Config, scenario func(t *testing.T,
 		for driver, open := range drivers {
 			t.Run(transport+", "+driver, func(t *testing.T) {
 				t.Parallel()
-				w := &world{t: t, remote: transport == "websocket"}
+				w := &world{t: t, remote: transport == "websocket", ended: make(chan struct{}, 1)}
 				d, engines := open(t)
 				for range engines {
 					w.open(d, cfg)
@@ -79,7 +81,13 @@ func (w *world) open(d storage.Driver, cfg engine.Config) {
 		return
 	}
 	h := session.NewHandler(e, session.Config{})
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(rw, r)
+		select {
+		case w.ended <- struct{}{}:
+		default:
+		}
+	}))
 	w.t.Cleanup(server.Close)
 	w.t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
