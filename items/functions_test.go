@@ -66,6 +66,20 @@ func TestAnInputThatDoesNotFitFailsBeforeAnything(t *testing.T) {
 	}
 }
 
+func TestAnInputThatDoesNotFitIsNamedAsCallersNameIt(t *testing.T) {
+	s := serve(t, items.Config{})
+	const it = `{"stream_name":"chat","group_id":"room","item_id":"m1",`
+	for _, c := range [][3]string{
+		{"list", it + `"limit":-1}`, `limit must not be less than 0, got -1`},
+		{"set", it + `"data":1,"if_version":"1"}`, `if_version must not be a string`},
+		{"set", `{"stream_name":"chat","group_id":7,"item_id":"m1","data":1}`, `group_id must not be a number`},
+	} {
+		if a := s.do("POST", "/v1/items/call/"+c[0], c[1]); a.status != 400 || !strings.Contains(a.body, `"message":"`+c[2]+`"`) {
+			t.Errorf("%s(%s): %d %s, want %s", c[0], c[1], a.status, a.body, c[2])
+		}
+	}
+}
+
 func TestAFunctionThatFailsSaysSoUnderItsName(t *testing.T) {
 	s := serve(t, items.Config{})
 	s.log.failing = runnel.ErrFailed
